@@ -1,0 +1,146 @@
+"""From a config to objects, the same in every process: data, split, setting, algorithm, distiller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedsim import catalog
+from fedsim.config import Section
+from fedsim.data.images import Dataset, Images
+from fedsim.data.partition import IIDConfig
+from fedsim.data.split import Split, draw_split
+from fedsim.data.transforms import Normalise
+from fedsim.distill.base import Distiller, Task
+from fedsim.distill.real import RealImages
+from fedsim.federated.base import Algorithm, Setting
+from fedsim.models.network import Network, build_network
+from fedsim.schema import Distillation, Experiment, FederatedRun
+from fedsim.seeding import Streams
+from fedsim.types import UserError
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a config stands for; each part is made when first asked for."""
+
+    config: Experiment
+
+    @cached_property
+    def streams(self) -> Streams:
+        """Random streams of the run."""
+        return Streams(self.config.seed)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The images."""
+        return catalog.resolve("data", self.config.data.name)(self.config.data).load()
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where tensors live."""
+        return torch.device(self.config.compute.device)
+
+    @property
+    def chunk(self) -> int:
+        """Images per pass."""
+        assert isinstance(self.config.compute.chunk, int), "auto is resolved when the config is loaded"
+        return self.config.compute.chunk
+
+    @cached_property
+    def normalise(self) -> Normalise:
+        """Bytes to network input."""
+        return Normalise(self.dataset.mean, self.dataset.std)
+
+    def fresh(self, model: Section | None = None) -> Callable[[torch.Generator], Network]:
+        """Constructor of newly initialised networks of `model` (default: the config's)."""
+        chosen = model or self.config.model
+        architecture = catalog.resolve("model", chosen.name)
+        return partial(_fresh, architecture, chosen, self.dataset.image_shape, self.dataset.num_classes, self.device)
+
+    @cached_property
+    def split(self) -> Split:
+        """Which record is whose."""
+        alone = IIDConfig(clients=1)
+        chosen = self.config.partition if isinstance(self.config, FederatedRun) else alone
+        partition = catalog.resolve("partition", chosen.name)(chosen)
+        labels = self.dataset.train.labels.numpy()
+        data: Any = self.config.data
+        return draw_split(labels, self.dataset.num_classes, data.val, self.config.audit, partition, self.config.seed)
+
+    def images(self, positions: np.ndarray) -> Images:
+        """Records of the train split."""
+        return self.dataset.train.take(torch.from_numpy(positions))
+
+    @cached_property
+    def setting(self) -> Setting:
+        """What both halves of a federated method know."""
+        dataset = self.dataset
+        return Setting(
+            self.streams, dataset.classes, dataset.image_shape, self.normalise, self.fresh(), self.device, self.chunk
+        )
+
+    def distiller(self, method: Section) -> Distiller:
+        """The condensation method of that section."""
+        return catalog.resolve("method", method.name)(method)
+
+    def algorithm(self, method: Section | None = None) -> Algorithm:
+        """The federated method; `method` replaces the config's condenser (controls do that)."""
+        config = self.config
+        assert isinstance(config, FederatedRun)
+        chosen = method or config.method
+        distiller = self.distiller(chosen) if chosen is not None else None
+        return catalog.resolve("algorithm", config.algorithm.name)(config.algorithm, distiller, chosen, config.server)
+
+    def task(self) -> Task:
+        """The central condensation of all training images."""
+        config = self.config
+        assert isinstance(config, Distillation)
+        real = RealImages(self.images(self.split.train), self.dataset.num_classes, self.normalise, self.device)
+        method: Any = config.method
+        return Task(
+            real=real,
+            budget=real.counts.clamp(max=method.ipc),
+            network=self.fresh()(self.streams.generator("template")),
+            normalise=self.normalise,
+            classes=self.dataset.classes,
+            chunk=self.chunk,
+            device=self.device,
+        )
+
+
+def check(parts: Parts) -> None:
+    """Everything that can be refused before any work: data, partition, architecture, faults that name a client."""
+    parts.fresh()(parts.streams.generator("template"))
+    parts.split  # noqa: B018 - drawn now, so that an impossible partition is refused now
+    if not isinstance(parts.config, FederatedRun):
+        return
+    config, clients = parts.config, len(parts.split.client)
+    for fault in config.faults:
+        if fault.client >= clients:
+            raise UserError(f"faults: client {fault.client} does not exist; valid: 0 to {clients - 1}")
+        if fault.round > config.rounds:
+            raise UserError(f"faults: round {fault.round} does not exist; valid: 1 to {config.rounds}")
+    holding = sum(len(positions) > 0 for positions in parts.split.client)
+    asked = max(1, int(np.ceil(config.participation.fraction * holding)))
+    if config.participation.min_replies > asked:
+        raise UserError(
+            f"participation.min_replies={config.participation.min_replies} can never be reached: "
+            f"{asked} clients are asked in a round; valid: 1 to {asked}"
+        )
+
+
+def _fresh(
+    architecture: type[Network],
+    model: Section,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    device: torch.device,
+    rng: torch.Generator,
+) -> Network:
+    return build_network(architecture, model, image_shape, num_classes, rng, device=device)

@@ -1,0 +1,95 @@
+"""Every choice of the project on one page: section → name → where it lives.
+
+A place is `module:attribute`; the attribute carries its settings as `.Config`. It is imported only when chosen,
+in whichever process needs it. A user's own part is named by its place: `method: {name: "my_package.mine:Mine"}`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from difflib import get_close_matches
+from typing import Any
+
+from fedsim.types import UserError
+
+CATALOG: dict[str, dict[str, str]] = {
+    "data": {
+        "digits": "fedsim.data.sources:Digits",
+        "mnist": "fedsim.data.sources:MNIST",
+        "fashion_mnist": "fedsim.data.sources:FashionMNIST",
+        "cifar10": "fedsim.data.sources:CIFAR10",
+        "cifar100": "fedsim.data.sources:CIFAR100",
+        "svhn": "fedsim.data.sources:SVHN",
+        "npz": "fedsim.data.own:Npz",
+        "image_folder": "fedsim.data.own:ImageFolder",
+    },
+    "partition": {
+        "iid": "fedsim.data.partition:IID",
+        "dirichlet": "fedsim.data.partition:Dirichlet",
+        "classes_per_client": "fedsim.data.partition:ClassesPerClient",
+        "quantity": "fedsim.data.partition:Quantity",
+    },
+    "model": {
+        "convnet": "fedsim.models.convnet:ConvNet",
+        "lenet": "fedsim.models.lenet:LeNet",
+        "lenet_dlg": "fedsim.models.lenet:LeNetDLG",
+        "mlp": "fedsim.models.mlp:MLP",
+        "alexnet": "fedsim.models.alexnet:AlexNet",
+        "vgg11": "fedsim.models.vgg:VGG11",
+        "resnet18": "fedsim.models.resnet:ResNet18",
+    },
+    "method": {
+        "dm": "fedsim.distill.distribution.dm:DistributionMatching",
+        "random": "fedsim.distill.coresets.random:RandomSubset",
+    },
+    "networks": {
+        "fresh": "fedsim.distill.networks:Fresh",
+        "perturb": "fedsim.distill.networks:Perturb",
+        "pool": "fedsim.distill.networks:Pool",
+    },
+    "algorithm": {
+        "feddm": "fedsim.federated.algorithms.feddm:FedDM",
+        "fedavg": "fedsim.federated.algorithms.fedavg:FedAvg",
+    },
+}
+
+
+def names(kind: str) -> list[str]:
+    """The names of one section, in the catalog's order."""
+    return list(_section(kind))
+
+
+def place(kind: str, name: str) -> str:
+    """`module:attribute` of a choice; raises `UserError` with a suggestion for an unknown name."""
+    section = _section(kind)
+    if ":" in name:
+        return name
+    if name not in section:
+        raise UserError(f"unknown {kind} '{name}'{suggest(name, section)}; valid: {', '.join(section)}")
+    return section[name]
+
+
+def resolve(kind: str, name: str) -> Any:
+    """Import a choice. A user's own `pkg.module:Class` is imported as it is and needs a `.Config`."""
+    module, _, attribute = place(kind, name).partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        if name in _section(kind):
+            raise
+        raise UserError(f"{kind} '{name}' cannot be imported ({error}); give it as package.module:Class") from error
+    if not hasattr(found, "Config"):
+        raise UserError(f"{kind} '{name}' has no attribute Config; a {kind} carries its settings as Class.Config")
+    return found
+
+
+def suggest(word: str, valid: Any) -> str:
+    """`" (did you mean 'x'?)"` when a valid word is close, else nothing."""
+    close = get_close_matches(word, [str(option) for option in valid], n=1, cutoff=0.6)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def _section(kind: str) -> dict[str, str]:
+    if kind not in CATALOG:
+        raise UserError(f"unknown kind '{kind}'{suggest(kind, CATALOG)}; valid: {', '.join(CATALOG)}")
+    return CATALOG[kind]

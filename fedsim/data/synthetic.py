@@ -1,0 +1,188 @@
+"""SyntheticSet: what a condensation method makes, a client uploads, a server trains on and a reader inspects.
+
+It describes itself (class names, normalisation, protocol, provenance), so that a set found on disk years later can be
+evaluated as its maker evaluated it. Pixels are bytes: what is scored is what is shipped. On disk it is safetensors
+with a JSON header; no pickle is written or read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as encode
+from torch import Tensor
+
+from fedsim.data.images import Images
+from fedsim.data.transforms import Normalise
+from fedsim.runs import write_atomic
+from fedsim.types import UserError
+
+FORMAT = "fedsim-synthetic-1"
+
+
+@dataclass(frozen=True)
+class SyntheticSet:
+    """A small labelled set of synthetic images with everything needed to use it."""
+
+    images: UInt8[Tensor, "m c h w"]
+    """Grey levels 0..255, the wire form."""
+    labels: Int64[Tensor, "m"]
+    """Hard labels, 0..k-1."""
+    classes: tuple[str, ...]
+    """Class names, in label order."""
+    mean: tuple[float, ...]
+    """Per-channel mean of real pixels in 0..1, to be subtracted before a network."""
+    std: tuple[float, ...]
+    """Per-channel standard deviation of real pixels in 0..1, to divide by before a network."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """Method, config hash, seed, kind of init, client, round: how the set came to be."""
+    protocol: dict[str, Any] = field(default_factory=dict)
+    """The evaluation that its numbers belong to (label regime, architecture, epochs …)."""
+
+    def __len__(self) -> int:
+        return self.labels.shape[0]
+
+    @property
+    def num_classes(self) -> int:
+        """k, the number of classes (absent ones included)."""
+        return len(self.classes)
+
+    def normalise(self) -> Normalise:
+        """Bytes → network input."""
+        return Normalise(self.mean, self.std)
+
+    def as_images(self) -> Images:
+        """Images and labels without the description."""
+        return Images(self.images, self.labels)
+
+    def counts(self) -> Int64[Tensor, "k"]:
+        """Synthetic images of each class."""
+        return torch.bincount(self.labels, minlength=self.num_classes)
+
+    def bits(self) -> int:
+        """Storage: 8 bits per pixel value and ⌈log₂ k⌉ bits per label."""
+        return self.images.numel() * 8 + len(self) * max(1, math.ceil(math.log2(max(2, self.num_classes))))
+
+    def encode(self) -> bytes:
+        """The content of one safetensors file."""
+        header = {"classes": self.classes, "mean": self.mean, "std": self.std}
+        header |= {"provenance": self.provenance, "protocol": self.protocol}
+        tensors = {"images": self.images.contiguous().cpu(), "labels": self.labels.contiguous().cpu()}
+        return encode(tensors, {"format": FORMAT, "fedsim": json.dumps(header, sort_keys=True)})
+
+    def save(self, path: Path | str) -> None:
+        """Write one safetensors file, whole or not at all."""
+        write_atomic(Path(path), self.encode())
+
+    @classmethod
+    def load(cls, path: Path | str) -> SyntheticSet:
+        """Read what `save` wrote; anything else is a `UserError`."""
+        if not Path(path).is_file():
+            raise UserError(
+                f"synthetic set {path} does not exist; give a .safetensors file that fedsim wrote"
+            )
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                meta = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            header = json.loads(meta["fedsim"]) if meta.get("format") == FORMAT else None
+        except (SafetensorError, json.JSONDecodeError, KeyError) as error:
+            raise UserError(
+                f"synthetic set {path} cannot be read ({error}); give a file that fedsim wrote"
+            ) from error
+        if header is None or set(tensors) != {"images", "labels"}:
+            raise UserError(f"{path} is safetensors but not a synthetic set; give a file that fedsim wrote")
+        mean, std = tuple(header["mean"]), tuple(header["std"])
+        loaded = cls(
+            tensors["images"], tensors["labels"], tuple(header["classes"]), mean, std,
+            header["provenance"], header["protocol"],
+        )  # fmt: skip
+        if problem := loaded.problem(loaded.num_classes, tuple(loaded.images.shape[1:])):
+            raise UserError(f"synthetic set {path} is damaged: {problem}")
+        return loaded
+
+    def problem(self, num_classes: int, image_shape: tuple[int, ...]) -> str | None:
+        """What is wrong with the tensors for a task of `num_classes` and `image_shape`, or None."""
+        return check_tensors(self.images, self.labels, num_classes, image_shape)
+
+    def save_npz(self, path: Path | str) -> None:
+        """Export images (m, c, h, w) uint8, labels and class names as plain numpy."""
+        np.savez_compressed(
+            path, images=self.images.numpy(), labels=self.labels.numpy(), classes=np.array(self.classes)
+        )
+
+    def save_png(self, path: Path | str, per_row: int | None = None, scale: int = 2) -> None:
+        """Export one picture: a row of images per class present, labels ascending."""
+        Image.fromarray(self.grid(per_row)).resize(
+            _scaled(self.grid(per_row), scale), Image.Resampling.NEAREST
+        ).save(path)
+
+    def save_folder(self, path: Path | str) -> None:
+        """Export PATH/CLASS/0000.png, as torchvision's ImageFolder reads it."""
+        for index, (image, label) in enumerate(zip(self.images, self.labels.tolist(), strict=True)):
+            folder = Path(path) / self.classes[label].replace("/", "_")
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(_picture(image)).save(folder / f"{index:04d}.png")
+
+    def grid(self, per_row: int | None = None) -> np.ndarray:
+        """All images as one uint8 picture (height, width[, 3]) with a grey line between them, a class per row."""
+        _, channels, height, width = self.images.shape
+        counts = self.counts()
+        present = torch.nonzero(counts).flatten().tolist()
+        columns = per_row or max(1, int(counts.max()) if len(self) else 1)
+        rows = [
+            chunk for label in present for chunk in (self.labels == label).nonzero().flatten().split(columns)
+        ]
+        canvas = torch.full((channels, max(1, len(rows)) * (height + 1) + 1, columns * (width + 1) + 1), 128)
+        canvas = canvas.to(torch.uint8)
+        for row, members in enumerate(rows):
+            for column, index in enumerate(members.tolist()):
+                top, left = row * (height + 1) + 1, column * (width + 1) + 1
+                canvas[:, top : top + height, left : left + width] = self.images[index]
+        return _picture(canvas)
+
+
+def union(sets: list[SyntheticSet]) -> Images:
+    """All images of several sets, in the order given."""
+    return Images(torch.cat([one.images for one in sets]), torch.cat([one.labels for one in sets]))
+
+
+def check_tensors(
+    images: Tensor, labels: Tensor, num_classes: int, image_shape: tuple[int, ...]
+) -> str | None:
+    """Shapes, dtypes, finiteness, box and label range of a received set: what is wrong, or None."""
+    if images.dtype.is_floating_point:
+        if not bool(torch.isfinite(images).all()):
+            return f"{int((~torch.isfinite(images)).sum())} pixel values are not finite"
+        return f"images are {images.dtype}, not uint8"
+    if images.dtype != torch.uint8:
+        return f"images are {images.dtype}, not uint8"
+    if labels.dtype != torch.int64:
+        return f"labels are {labels.dtype}, not int64"
+    if images.ndim != 4 or tuple(images.shape[1:]) != tuple(image_shape):
+        return f"image shape is {tuple(images.shape[1:])}, not {tuple(image_shape)}"
+    if labels.ndim != 1 or labels.shape[0] != images.shape[0]:
+        return f"{tuple(labels.shape)} labels for {images.shape[0]} images"
+    if labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= num_classes):
+        return (
+            f"labels reach from {int(labels.min())} to {int(labels.max())}, valid are 0 to {num_classes - 1}"
+        )
+    return None
+
+
+def _picture(image: Tensor) -> np.ndarray:
+    array = image.permute(1, 2, 0).numpy()
+    return array[:, :, 0] if array.shape[2] == 1 else array
+
+
+def _scaled(array: np.ndarray, scale: int) -> tuple[int, int]:
+    return array.shape[1] * scale, array.shape[0] * scale

@@ -1,0 +1,148 @@
+"""What a condensation method is given, what it must offer, and the one loop that runs any of them.
+
+A method is four functions over explicit state (`Distiller`); loops, checkpoints and logging live here, once. The
+generator of step i is `streams.generator("step", i)`, so nothing of it is stored and a resumed run is bit-identical.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from fedsim.config import Section
+from fedsim.data.synthetic import SyntheticSet
+from fedsim.data.transforms import Normalise
+from fedsim.distill.real import RealImages
+from fedsim.models.functional import state
+from fedsim.models.network import Network
+from fedsim.runs import load_tensors, save_tensors
+from fedsim.seeding import Streams
+from fedsim.types import Params
+
+
+@dataclass(frozen=True)
+class Task:
+    """One condensation: whose images, into how many, seen through which networks."""
+
+    real: RealImages
+    """The owner's images; hands out class sums, means and batches, nothing else."""
+    budget: Int64[Tensor, "k"]
+    """Synthetic images of each class; 0 where the owner has none."""
+    network: Network
+    """Template of the architecture; its weights are never used, only its form."""
+    normalise: Normalise
+    """Bytes to network input."""
+    classes: tuple[str, ...]
+    """Class names."""
+    start: Params | None = None
+    """w_r, the weights that networks are drawn around; None outside a federation."""
+    chunk: int = 0
+    """Images per forward pass; 0 is all at once."""
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    """Where images and networks live."""
+
+    @property
+    def num_classes(self) -> int:
+        """k."""
+        return len(self.classes)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(c, h, w)."""
+        return self.real.image_shape
+
+    @property
+    def present(self) -> Tensor:
+        """Classes with a budget, ascending."""
+        return torch.nonzero(self.budget).flatten()
+
+    def labels(self) -> Int64[Tensor, "m"]:
+        """Labels of the synthetic images: each class `budget` times, ascending."""
+        return torch.repeat_interleave(torch.arange(self.num_classes), self.budget.cpu()).to(self.device)
+
+    def fresh(self, rng: torch.Generator) -> Params:
+        """Newly initialised weights of the architecture."""
+        self.network.reset(rng)
+        return state(self.network)
+
+
+class Distiller(Protocol):
+    """A condensation method. `Artifacts` and `State` are the method's own dataclasses of tensors."""
+
+    Config: type[Section]
+
+    def prepare(self, task: Task, rng: torch.Generator) -> Any:
+        """What is made once before the loop: pools of networks, experts, teachers."""
+        ...
+
+    def init(self, task: Task, artifacts: Any, rng: torch.Generator) -> Any:
+        """The first state."""
+        ...
+
+    def step(self, task: Task, artifacts: Any, state: Any, rng: torch.Generator) -> dict[str, Tensor]:
+        """One iteration, in place; returns 0-d tensors on the device, fetched only every `log_every` steps."""
+        ...
+
+    def result(self, task: Task, state: Any) -> SyntheticSet:
+        """The set that the state stands for, in bytes."""
+        ...
+
+
+S = TypeVar("S")
+Log = Callable[[int, dict[str, float]], None]
+
+
+def condense(
+    method: Distiller,
+    task: Task,
+    iterations: int,
+    streams: Streams,
+    *,
+    store: Path | None = None,
+    checkpoint_every: float = 30.0,
+    log_every: int = 25,
+    log: Log | None = None,
+) -> tuple[SyntheticSet, list[tuple[int, dict[str, float]]]]:
+    """Run `method` for `iterations` steps; return the set and the logged metrics as (iteration, values).
+
+    With a folder `store` the state is written there every `checkpoint_every` seconds and picked up again; the result
+    of an interrupted run is that of an uninterrupted one, bit for bit. The folder is emptied by its owner.
+    """
+    artifacts = method.prepare(task, streams.generator("prepare"))
+    current = method.init(task, artifacts, streams.generator("init"))
+    history: list[tuple[int, dict[str, float]]] = []
+    first = 0
+    checkpoint = store / "condensation.safetensors" if store is not None else None
+    if checkpoint is not None and checkpoint.is_file():
+        first, history = _restore(current, checkpoint)
+    saved = time.monotonic()
+    for iteration in range(first, iterations):
+        metrics = method.step(task, artifacts, current, streams.generator("step", iteration))
+        done = iteration + 1
+        if done % log_every == 0 or done in {1, iterations}:
+            values = {name: float(value) for name, value in metrics.items()}
+            history.append((done, values))
+            if log is not None:
+                log(done, values)
+        if checkpoint is not None and done < iterations and time.monotonic() - saved > checkpoint_every:
+            save_tensors(checkpoint, _tensors(current), {"iteration": done, "history": history})
+            saved = time.monotonic()
+    return method.result(task, current), history
+
+
+def _tensors(current: Any) -> dict[str, Tensor]:
+    return {entry.name: getattr(current, entry.name) for entry in fields(current)}
+
+
+def _restore(current: Any, checkpoint: Path) -> tuple[int, list[tuple[int, dict[str, float]]]]:
+    tensors, meta = load_tensors(checkpoint)
+    for name, value in _tensors(current).items():
+        value.copy_(tensors[name])
+    return meta["iteration"], [(int(at), dict(values)) for at, values in meta["history"]]

@@ -1,0 +1,151 @@
+"""Distribution Matching: make the class means of synthetic images, seen through random networks, those of real images.
+
+    min_S  E_{ψ, A}  Σ_c ‖ 1/|B_c^T| Σ_{x ∈ B_c^T} ψ(A(x))  −  1/|B_c^S| Σ_{s ∈ B_c^S} ψ(A(s)) ‖²
+
+    S, T    synthetic and real images            ψ   embedding of a randomly drawn network
+    B_c     a batch of class c                   A   siamese augmentation, one draw per class for both batches
+
+Source  Zhao and Bilen, "Dataset Condensation with Distribution Matching", WACV 2023, arXiv 2110.04181, Equation 4 and
+        Algorithm 1. With `match: [embedding, logits]` the class term of FedDM (CVPR 2023), Equation 8.
+Code    VICO-UoE/DatasetCondensation `main_DM.py` (MIT), read for defaults: image step size 1, momentum 0.5, batch 256.
+Differs pixels are projected into the valid box after every step (the release leaves it, and loses what it left when
+        bytes are made); starts from noise unless told otherwise; a class with fewer real images than the batch gives all
+        of them; every synthetic image takes part in every step; all classes pass through the network together.
+Reduces ψ = identity and no augmentation: S converges to the class means. `pool` with size → ∞ is `fresh`.
+Cost    one forward of the real batches and one forward and backward of S per step; with a pool only the latter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int64
+from pydantic import Field
+from torch import Tensor
+
+from fedsim.catalog import resolve
+from fedsim.config import Choice, Section
+from fedsim.data.augment import Config as DSAConfig
+from fedsim.data.augment import augment
+from fedsim.data.synthetic import SyntheticSet
+from fedsim.distill.base import Task
+from fedsim.distill.matching import class_means, class_sums
+from fedsim.distill.networks import FreshConfig, NetworkSource
+from fedsim.models.functional import call, chunked, has_batch_norm
+from fedsim.types import Params
+
+
+class Config(Section):
+    """Settings of Distribution Matching; defaults are the paper's, but for the start from noise."""
+
+    name: Literal["dm"] = "dm"
+    ipc: int = Field(default=10, ge=1)
+    """Synthetic images per class; never more than there are real ones."""
+    iterations: int = Field(default=20000, ge=1)
+    """Steps on the synthetic images."""
+    init: Literal["noise", "real"] = "noise"
+    """`noise`: normal noise in normalised units, projected; `real`: random real images, which uploads private pixels."""
+    lr: float = Field(default=1.0, gt=0)
+    """Step size of SGD on the images, in normalised units."""
+    momentum: float = Field(default=0.5, ge=0, lt=1)
+    """Momentum of SGD on the images."""
+    batch_real: int = Field(default=256, ge=0)
+    """Real images per class and step (per pool member under `networks: pool`); 0: all."""
+    match: tuple[Literal["embedding", "logits"], ...] = Field(default=("embedding",), strict=False, min_length=1)
+    """What is matched: the embedding (DM), or embedding and logits (FedDM)."""
+    augment: DSAConfig | None = None
+    """Siamese augmentation; null: none."""
+    networks: Choice("networks") = FreshConfig()  # pyright: ignore[reportInvalidTypeForm]
+    """Where ψ comes from: fresh, perturb, pool."""
+
+
+def matching_loss(
+    real_means: Float[Tensor, "k d"], synthetic_means: Float[Tensor, "k d"], present: Int64[Tensor, "q"]
+) -> Float[Tensor, ""]:
+    """Σ over the classes present of the squared distance between real and synthetic mean feature."""
+    return (real_means[present] - synthetic_means[present]).square().sum()
+
+
+@dataclass
+class State:
+    """Images under optimisation, in normalised units, and their momentum."""
+
+    images: Float[Tensor, "m c h w"]
+    velocity: Float[Tensor, "m c h w"]
+
+
+class DistributionMatching:
+    """The distiller of Distribution Matching."""
+
+    Config = Config
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.source: NetworkSource = resolve("networks", config.networks.name)(config.networks, config.augment)
+
+    def prepare(self, task: Task, rng: torch.Generator) -> object:
+        """The network source's pool, if it keeps one."""
+
+        def real_sums(params: Params, draws: Tensor | None, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+            return self._real_sums(task, params, draws, rng)
+
+        return self.source.prepare(task, real_sums, rng)
+
+    def init(self, task: Task, artifacts: object, rng: torch.Generator) -> State:
+        """Noise in the box, or random real images."""
+        labels = task.labels()
+        if self.config.init == "real":
+            pixels, _ = task.real.subset(task.budget.cpu(), rng)
+            images = task.normalise(pixels)
+        else:
+            shape = (len(labels), *task.image_shape)
+            images = task.normalise.project(torch.randn(shape, generator=rng).to(task.device))
+        return State(images, torch.zeros_like(images))
+
+    def step(self, task: Task, artifacts: object, state: State, rng: torch.Generator) -> dict[str, Tensor]:
+        """One projected SGD step on the images."""
+        drawn = self.source.draw(task, artifacts, rng)
+        sums, counts = drawn.real_sums or self._real_sums(task, drawn.params, drawn.augmentation, rng)
+        labels = task.labels()
+        images = state.images.detach().requires_grad_()
+        features = self._features(task, drawn.params, drawn.augmentation, images, labels)
+        synthetic = class_means(class_sums(features, labels, task.num_classes), task.budget.to(task.device))
+        loss = matching_loss(class_means(sums, counts), synthetic, task.present.to(task.device))
+        (gradient,) = torch.autograd.grad(loss, images)
+        state.velocity.mul_(self.config.momentum).add_(gradient)
+        state.images.copy_(task.normalise.project(state.images - self.config.lr * state.velocity))
+        return {"loss": loss.detach() / len(task.present)}
+
+    def result(self, task: Task, state: State) -> SyntheticSet:
+        """The images in bytes."""
+        images = task.normalise.quantise(state.images).cpu()
+        provenance = {"method": self.config.name, "init": self.config.init}
+        return SyntheticSet(
+            images, task.labels().cpu(), task.classes, task.normalise.mean, task.normalise.std, provenance
+        )
+
+    def _real_sums(
+        self, task: Task, params: Params, draws: Tensor | None, rng: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        def embed(images: Tensor, labels: Tensor) -> Tensor:
+            return self._features(task, params, draws, images, labels)
+
+        chunk = 0 if has_batch_norm(task.network) else task.chunk
+        return task.real.class_sums(embed, self.config.batch_real, rng, chunk=chunk)
+
+    def _features(
+        self, task: Task, params: Params, draws: Tensor | None, images: Tensor, labels: Tensor
+    ) -> Float[Tensor, "n d"]:
+        """What is matched, side by side, so that one squared distance is the sum of the terms."""
+        if self.config.augment is not None and draws is not None:
+            images = augment(images, labels, draws, self.config.augment)
+
+        def features(inputs: Tensor) -> Tensor:
+            if self.config.match == ("embedding",):
+                return call(task.network, params, "embed", inputs)
+            seen = call(task.network, params, "features", inputs)
+            return torch.cat([getattr(seen, name) for name in self.config.match], dim=1)
+
+        return chunked(features, images, 0 if has_batch_norm(task.network) else task.chunk)

@@ -1,0 +1,68 @@
+"""The owner's real images behind a narrow door: class sums and batches go out, the images themselves do not.
+
+Everything a matching method needs of real data is a per-class sum of per-record vectors; a differentially private
+owner replaces this class by one whose sums are clipped and noised, and no method changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from fedsim.data.images import Images
+from fedsim.data.transforms import Normalise
+from fedsim.distill.matching import class_sums
+
+Embed = Callable[[Float[Tensor, "n c h w"], Int64[Tensor, "n"]], Float[Tensor, "n d"]]
+"""Normalised images and their labels (augmentations are drawn per class) to feature vectors."""
+
+
+class RealImages:
+    """Real images of one owner, on one device; classes may be ragged or absent."""
+
+    def __init__(self, images: Images, num_classes: int, normalise: Normalise, device: torch.device) -> None:
+        self._images = Images(images.pixels.to(device), images.labels.to(device))
+        self._labels = images.labels.cpu()
+        self._normalise = normalise
+        self.num_classes = num_classes
+        _, channels, height, width = images.pixels.shape
+        self.image_shape: tuple[int, int, int] = (channels, height, width)
+        self.counts = images.counts(num_classes).cpu()
+        """Real images of each class, on the CPU."""
+
+    def class_sums(
+        self, embed: Embed, per_class: int, rng: torch.Generator, *, chunk: int = 0
+    ) -> tuple[Float[Tensor, "k d"], Int64[Tensor, "k"]]:
+        """Σ embed(x) over up to `per_class` random images of every class (0: all of them), and how many there were."""
+        rows, labels = self._draw(torch.full((self.num_classes,), per_class or len(self._images)), rng)
+        device = self._images.pixels.device
+        sums: Tensor | None = None
+        for index, targets in zip(rows.split(chunk or len(rows)), labels.split(chunk or len(rows)), strict=True):
+            targets = targets.to(device)
+            with torch.no_grad():
+                features = embed(self._normalise(self._images.pixels[index.to(device)]), targets)
+                part = class_sums(features, targets, self.num_classes)
+            sums = part if sums is None else sums + part
+        assert sums is not None, "a task without real images is never condensed"
+        return sums, torch.bincount(labels, minlength=self.num_classes).to(device)
+
+    def subset(
+        self, counts: Int64[Tensor, "k"], rng: torch.Generator
+    ) -> tuple[UInt8[Tensor, "m c h w"], Int64[Tensor, "m"]]:
+        """`counts[c]` random real images of each class c (at most those there are), labels ascending."""
+        rows, labels = self._draw(counts, rng)
+        device = self._images.pixels.device
+        return self._images.pixels[rows.to(device)], labels.to(device)
+
+    def _draw(self, counts: Int64[Tensor, "k"], rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Rows without replacement, `counts[c]` of each class or all of it, ordered by label: (rows, labels)."""
+        shuffled = torch.randperm(len(self._labels), generator=rng)
+        order = shuffled[torch.sort(self._labels[shuffled], stable=True).indices]
+        starts = torch.cumsum(self.counts, 0) - self.counts
+        labels = self._labels[order]
+        rank = torch.arange(len(order)) - starts[labels]
+        kept = rank < counts[labels]
+        return order[kept], labels[kept]

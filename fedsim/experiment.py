@@ -1,0 +1,94 @@
+"""The composition root: a config becomes a run directory, is resumed if it was cut off, skipped if it is finished."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedsim.build import Parts, check
+from fedsim.console import Terminal
+from fedsim.distillation import distill
+from fedsim.report.html import write_report
+from fedsim.runs import RunDirectory, manifest
+from fedsim.schema import Experiment, FederatedRun
+from fedsim.simulation import simulate
+from fedsim.types import UserError
+
+LIBRARY_SWITCHES = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+"""Nothing leaves the machine by default."""
+
+
+def execute(config: Experiment, out: Path, *, resume: bool = False, argv: Sequence[str] = ()) -> Path:
+    """Do what `config` says under `out` and return the run directory.
+
+    The same config and seed is skipped if finished and resumed if not; `resume` insists that there is something to
+    resume. Everything that is wrong with the input is a `UserError` before anything is written.
+    """
+    os.environ.update(LIBRARY_SWITCHES)
+    torch.set_num_threads(config.compute.threads)
+    parts = Parts(config)
+    check(parts)
+    run = RunDirectory.open(out, config, config.name, config.seed, must_exist=resume)
+    with run.lock(), Terminal() as terminal:
+        fingerprint = _same_data(run, parts)
+        if run.finished:
+            terminal.say(f"{run.path} is finished; nothing to do")
+            return run.path
+        facts = manifest(config, config.compute.device, list(argv)) | {"data": fingerprint}
+        run.write_json("manifest", facts)
+        parts.split.save(run.path / "split.npz")
+        result = _work(run, parts, terminal, facts)
+        run.write_json("result", result)
+        run.write_json("manifest", facts | {"status": "finished", "protocol": result["protocol"]})
+        write_report([run.path], run.path / "report.html")
+        for line in summary(result):
+            terminal.say(line)
+    return run.path
+
+
+def _work(run: RunDirectory, parts: Parts, terminal: Terminal, facts: dict[str, Any]) -> dict[str, Any]:
+    started = time.monotonic()
+    work = simulate if isinstance(parts.config, FederatedRun) else distill
+    try:
+        result = work(run, parts, terminal)
+    except KeyboardInterrupt:
+        run.write_json("manifest", facts | {"status": "interrupted"})
+        raise
+    except Exception as error:
+        run.write_json("manifest", facts | {"status": "failed", "error": f"{type(error).__name__}: {error}"})
+        raise
+    return result | {"wall_seconds": round(time.monotonic() - started, 1)}
+
+
+def _same_data(run: RunDirectory, parts: Parts) -> str:
+    """Refuse to continue a run on images that changed since it began."""
+    fingerprint = parts.dataset.fingerprint()
+    if (run.path / "manifest.json").is_file():
+        before = run.read_json("manifest").get("data")
+        if before != fingerprint:
+            raise UserError(
+                f"{run.path} was begun on other images (fingerprint {before}, now {fingerprint}); "
+                "restore the data, or give another --out"
+            )
+    return fingerprint
+
+
+def summary(result: dict[str, Any]) -> list[str]:
+    """What a reader wants to know at the end, in a few lines."""
+    interval = result["accuracy_ci"]
+    spread = f" [{interval[0]:.4f}, {interval[1]:.4f}] over {result['accuracy_over']}" if interval else ""
+    lines = [f"test accuracy {result['accuracy']:.4f}{spread}"]
+    for name, control in result["controls"].items():
+        lines.append(f"  control {name}: {control['accuracy']:.4f}")
+    if result["synthetic_images"]:
+        ratio = result["synthetic_images"] / result["real_images"]
+        lines.append(f"  {result['synthetic_images']} synthetic for {result['real_images']} real images ({ratio:.3f} each)")
+    if result.get("uplink_bytes"):
+        lines.append(f"  uplink {result['uplink_bytes']:,} bytes, downlink {result['downlink_bytes']:,} bytes")
+        lines.append(f"  {result['clients_failed']} clients failed, {result['uploads_rejected']} uploads rejected")
+    return lines

@@ -1,0 +1,133 @@
+"""What passes between the halves of a federated method, and the method's protocol.
+
+An algorithm's file holds both halves and reads like the paper's listing. Flower carries messages; `client.py` and
+`rounds.py` map them to these calls. Everything here is the same on every engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import torch
+
+from fedsim.config import Section
+from fedsim.data.images import Images
+from fedsim.data.synthetic import SyntheticSet
+from fedsim.data.transforms import Normalise
+from fedsim.distill.base import Log
+from fedsim.models.network import Network
+from fedsim.seeding import Streams
+from fedsim.types import Params
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What both halves know before any data is seen."""
+
+    streams: Streams
+    """Random streams of the whole run."""
+    classes: tuple[str, ...]
+    """Class names."""
+    image_shape: tuple[int, int, int]
+    """(c, h, w)."""
+    normalise: Normalise
+    """Bytes to network input."""
+    fresh: Callable[[torch.Generator], Network]
+    """A newly initialised network on the device."""
+    device: torch.device
+    """Where networks and images live."""
+    chunk: int = 0
+    """Images per forward and backward pass; 0: a whole batch."""
+
+
+@dataclass(frozen=True)
+class ClientView:
+    """What one client sees: its own images and the public setting."""
+
+    client: int
+    """Partition id, 0..K−1."""
+    setting: Setting
+    images: Images
+    """Its training images, on the CPU."""
+    store: Path | None = None
+    """Its own folder, where half-done work survives a kill."""
+    checkpoint_every: float = 30.0
+    """Seconds between two checkpoints of half-done work."""
+    log: Log | None = None
+    """Called with (iteration, metrics) while it works."""
+
+
+@dataclass(frozen=True)
+class Broadcast:
+    """What the server sends one client."""
+
+    round: int
+    """r, from 1."""
+    weights: Params
+    """w_r."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What a client sends back: a synthetic set, or weights, or both."""
+
+    client: int
+    round: int
+    examples: int
+    """Real images it used."""
+    synthetic: SyntheticSet | None = None
+    weights: Params | None = None
+    losses: Sequence[tuple[int, float]] = ()
+    """(iteration or epoch, loss) as logged."""
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """Everything the server must remember between rounds."""
+
+    round: int
+    """Rounds finished."""
+    weights: Params
+    """w."""
+    memory: Params = field(default_factory=dict)
+    """The algorithm's own tensors (server momentum, control variates …)."""
+
+
+class Algorithm(Protocol):
+    """Both halves of a federated method."""
+
+    Config: type[Section]
+    method_defaults: ClassVar[Mapping[str, Any] | None]
+    """Settings of `method` that the paper prescribes; None: the algorithm condenses nothing."""
+
+    def init(self, setting: Setting) -> ServerState:
+        """The server's state before round 1."""
+        ...
+
+    def broadcast(self, state: ServerState, clients: Sequence[int]) -> Mapping[int, Broadcast]:
+        """What each of `clients` is sent."""
+        ...
+
+    def client(self, view: ClientView, broadcast: Broadcast, streams: Streams) -> Upload:
+        """ClientUpdate(k, w_r)."""
+        ...
+
+    def server(
+        self, setting: Setting, state: ServerState, uploads: Sequence[Upload], streams: Streams
+    ) -> tuple[ServerState, dict[str, float]]:
+        """The server's part of a round: the next state and what to log. `uploads` are ordered by client."""
+        ...
+
+    def budget(self, setting: Setting) -> int:
+        """Synthetic images a client may upload at most per class; 0 where none are uploaded."""
+        ...
+
+
+def network_with(setting: Setting, weights: Params) -> Network:
+    """A network that holds `weights`."""
+    network = setting.fresh(setting.streams.generator("template"))
+    network.load_state_dict(weights)
+    return network

@@ -1,0 +1,136 @@
+"""The local engine: a Flower Grid whose nodes are worker processes of this machine.
+
+It runs the same ServerApp and ClientApp as Flower's own engines. Nodes are numbered from 1 in the order of their
+partitions. Work is handed out in the order pushed; which worker does it has no influence on the result.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import deque
+from collections.abc import Iterable
+from multiprocessing.connection import wait
+from typing import Any
+
+from flwr.app import Context, Message, RecordDict
+from flwr.supercore.run import Run
+from flwr.serverapp import Grid, ServerApp
+
+from fedsim.federated.progress import Listener
+from fedsim.federated.workers import RUN_ID, Worker, identify
+
+
+class LocalGrid(Grid):
+    """Grid over `workers` processes that serve `clients` nodes."""
+
+    def __init__(
+        self,
+        client_app: str,
+        run_config: dict[str, Any],
+        node_config: dict[str, Any],
+        *,
+        clients: int,
+        workers: int,
+        threads: int,
+        timeout: float,
+        progress: Listener | None = None,
+    ) -> None:
+        self._client_app, self._threads = client_app, threads
+        self._run_config, self._node_config = run_config, node_config
+        self._clients, self._timeout, self._progress = clients, timeout, progress
+        self._queue: deque[Message] = deque()
+        self._replies: dict[str, Message] = {}
+        self._workers = [Worker(client_app, threads) for _ in range(max(1, min(workers, clients)))]
+        self._run = Run.create_empty(RUN_ID)
+
+    def __enter__(self) -> LocalGrid:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.kill()
+
+    def set_run(self, run: Run) -> None:
+        """Remember the run."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """The run."""
+        return self._run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """A message to one node."""
+        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """1 … K."""
+        return range(1, self._clients + 1)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Queue messages and start on them; returns their ids."""
+        ids = []
+        for message in messages:
+            message.metadata.__dict__["_message_id"] = uuid.uuid4().hex  # the grid names messages, as Flower's do
+            self._queue.append(message)
+            ids.append(message.metadata.message_id)
+        self._turn(0)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Replies that have come; waits a moment for news, so that a loop around this call does not spin."""
+        wanted = list(message_ids)
+        if not any(identity in self._replies for identity in wanted):
+            self._turn(0.2)
+        return [self._replies.pop(identity) for identity in wanted if identity in self._replies]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Push, and pull until every message is answered (late ones by an error: the grid's own timeout)."""
+        open_ids = list(self.push_messages(messages))
+        replies: list[Message] = []
+        while open_ids:
+            replies += list(self.pull_messages(open_ids))
+            answered = {reply.metadata.reply_to_message_id for reply in replies}
+            open_ids = [identity for identity in open_ids if identity not in answered]
+        return replies
+
+    def _turn(self, patience: float) -> None:
+        """Hand out work, collect what came, replace what hangs or died."""
+        self._hand_out()
+        busy = [worker.connection for worker in self._workers if worker.message is not None]
+        if busy and patience:
+            wait(busy, patience)
+        for index, worker in enumerate(self._workers):
+            if worker.message is None:
+                continue
+            identity = worker.message.metadata.message_id
+            reply, progress = worker.poll()
+            for entry in progress:
+                if self._progress is not None:
+                    self._progress(*entry)
+            lost = reply is not None and reply.has_error() and worker.message is not None
+            if reply is None:
+                reply = worker.expired(self._timeout)
+                lost = reply is not None
+            if reply is not None:
+                self._replies[identity] = reply
+            if lost:
+                worker.kill()
+                self._workers[index] = Worker(self._client_app, self._threads)
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        for worker in self._workers:
+            if worker.message is None and self._queue:
+                message = self._queue.popleft()
+                node = {**self._node_config, "partition-id": message.metadata.dst_node_id - 1}
+                worker.send(message, node | {"num-partitions": self._clients}, self._run_config)
+
+
+def run_local(server_app: ServerApp, grid: LocalGrid, run_config: dict[str, Any]) -> None:
+    """Run a ServerApp in this process, its clients in the grid's workers."""
+    identify(0)
+    with grid:
+        server_app(grid, Context(RUN_ID, 0, {}, RecordDict(), run_config))

@@ -1,0 +1,172 @@
+"""Tensors ⇄ Flower records, and the check that every upload passes before it is used. The only place with record keys."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.common.serde import recorddict_to_proto
+from pydantic import Field
+
+from fedsim.config import Section
+from fedsim.data.synthetic import SyntheticSet, check_tensors
+from fedsim.federated.base import Broadcast, Setting, Upload
+from fedsim.types import Params
+
+WEIGHTS, SYNTHETIC, METRICS, INFO = "weights", "synthetic", "metrics", "info"
+
+
+class UploadLimits(Section):
+    """What an upload may hold; `auto` is what was agreed."""
+
+    images: int | Literal["auto"] = Field(default="auto")
+    """Synthetic images of one upload; auto: ipc for every class."""
+    bytes: int | Literal["auto"] = Field(default="auto")
+    """Encoded size of one upload; auto: twice what the agreed images and weights take, and 64 KiB."""
+
+
+class Rejected(Exception):  # noqa: N818 - a verdict, not a failure of this program
+    """An upload that is not used; its text says why."""
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What the server expects of every upload of a run."""
+
+    setting: Setting
+    per_class: int
+    """Synthetic images per class at most; 0: none are uploaded."""
+    weights: Params | None
+    """Shapes of the weights that are uploaded; None: none are."""
+    images: int
+    bytes: int
+
+    @classmethod
+    def agree(cls, setting: Setting, per_class: int, weights: Params | None, limits: UploadLimits) -> Contract:
+        """Fill in what `auto` stands for."""
+        images = limits.images if limits.images != "auto" else per_class * len(setting.classes)
+        size = images * (int(np.prod(setting.image_shape)) + 8)
+        size += sum(value.numel() * value.element_size() for value in (weights or {}).values())
+        return cls(setting, per_class, weights, images, limits.bytes if limits.bytes != "auto" else 2 * size + 65536)
+
+
+def payload_bytes(content: RecordDict) -> int:
+    """Encoded size of a message's content: the ledger's unit, the same on every engine."""
+    return recorddict_to_proto(content).ByteSize()
+
+
+def write_broadcast(broadcast: Broadcast) -> RecordDict:
+    """Server → client."""
+    return RecordDict({
+        WEIGHTS: ArrayRecord({name: _array(value) for name, value in broadcast.weights.items()}),
+        INFO: ConfigRecord({"round": broadcast.round}),
+    })
+
+
+def read_broadcast(content: RecordDict) -> Broadcast:
+    """The client's side of `write_broadcast`."""
+    weights = {name: torch.from_numpy(value.numpy().copy()) for name, value in _arrays(content, WEIGHTS).items()}
+    round_number = content.config_records[INFO]["round"]
+    assert isinstance(round_number, int)
+    return Broadcast(round_number, weights)
+
+
+def write_upload(upload: Upload) -> RecordDict:
+    """Client → server."""
+    content = RecordDict({
+        METRICS: MetricRecord({
+            "examples": upload.examples,
+            "iterations": [at for at, _ in upload.losses],
+            "losses": [float(loss) for _, loss in upload.losses],
+        }),
+        INFO: ConfigRecord({"round": upload.round, "client": upload.client}),
+    })
+    if upload.synthetic is not None:
+        tensors = {"images": upload.synthetic.images, "labels": upload.synthetic.labels}
+        content[SYNTHETIC] = ArrayRecord({name: _array(value) for name, value in tensors.items()})
+        content.config_records[INFO]["provenance"] = json.dumps(upload.synthetic.provenance, sort_keys=True)
+    if upload.weights is not None:
+        content[WEIGHTS] = ArrayRecord({name: _array(value) for name, value in upload.weights.items()})
+    return content
+
+
+def read_upload(content: RecordDict, client: int, round_number: int, contract: Contract) -> Upload:
+    """The server's side of `write_upload`: every property is checked; raises `Rejected` with the reason.
+
+    Who sent it is what the server knows (`client`), not what the upload says.
+    """
+    size = payload_bytes(content)
+    if size > contract.bytes:
+        raise Rejected(f"upload of {size} bytes exceeds the limit of {contract.bytes}")
+    try:
+        metrics, info = content.metric_records[METRICS], content.config_records[INFO]
+        examples, losses = metrics["examples"], list(zip(metrics["iterations"], metrics["losses"], strict=True))
+        if info["round"] != round_number:
+            raise Rejected(f"upload is of round {info['round']}, not {round_number}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise Rejected(f"upload lacks its description ({type(error).__name__}: {error})") from error
+    if not isinstance(examples, int) or examples < 1:
+        raise Rejected(f"upload claims {examples!r} real images; valid: an integer ≥ 1")
+    synthetic = _synthetic(content, client, round_number, contract) if contract.per_class else None
+    weights = _weights(content, contract.weights) if contract.weights is not None else None
+    return Upload(client, round_number, examples, synthetic, weights, [(int(at), float(loss)) for at, loss in losses])
+
+
+def _synthetic(content: RecordDict, client: int, round_number: int, contract: Contract) -> SyntheticSet:
+    tensors = _decode(_arrays(content, SYNTHETIC))
+    if set(tensors) != {"images", "labels"}:
+        raise Rejected(f"synthetic set holds {sorted(tensors)}, not images and labels")
+    images, labels, setting = tensors["images"], tensors["labels"], contract.setting
+    if problem := check_tensors(images, labels, len(setting.classes), setting.image_shape):
+        raise Rejected(problem)
+    if not 0 < len(labels) <= contract.images:
+        raise Rejected(f"{len(labels)} synthetic images, the agreed budget is 1 to {contract.images}")
+    most = int(torch.bincount(labels).max())
+    if most > contract.per_class:
+        raise Rejected(f"{most} synthetic images of one class, the agreed budget is {contract.per_class}")
+    try:
+        claimed = json.loads(str(content.config_records[INFO].get("provenance", "{}")))
+    except json.JSONDecodeError as error:
+        raise Rejected(f"provenance is not JSON ({error})") from error
+    provenance = {"method": claimed.get("method"), "init": claimed.get("init"), "client": client, "round": round_number}
+    return SyntheticSet(
+        images, labels, setting.classes, setting.normalise.mean, setting.normalise.std, provenance
+    )
+
+
+def _weights(content: RecordDict, expected: Params) -> Params:
+    tensors = _decode(_arrays(content, WEIGHTS))
+    if tensors.keys() != expected.keys():
+        odd = sorted(tensors.keys() ^ expected.keys())
+        raise Rejected(f"weights are of another network: {', '.join(odd[:3])} missing or unknown")
+    for name, value in tensors.items():
+        if value.shape != expected[name].shape or value.dtype != expected[name].dtype:
+            raise Rejected(
+                f"{name} is {value.dtype}{tuple(value.shape)}, not {expected[name].dtype}{tuple(expected[name].shape)}"
+            )
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise Rejected(f"{name}: {int((~torch.isfinite(value)).sum())} values are not finite")
+    return tensors
+
+
+def _decode(arrays: Mapping[str, Array]) -> dict[str, torch.Tensor]:
+    try:
+        return {name: torch.from_numpy(array.numpy().copy()) for name, array in arrays.items()}
+    except (ValueError, TypeError, EOFError) as error:
+        raise Rejected(f"an array cannot be decoded ({error})") from error
+
+
+def _arrays(content: RecordDict, key: str) -> Mapping[str, Array]:
+    record = content.array_records.get(key)
+    if record is None:
+        raise Rejected(f"upload holds no {key}")
+    return dict(record.items())
+
+
+def _array(value: torch.Tensor) -> Array:
+    return Array(value.detach().cpu().numpy())

@@ -1,0 +1,207 @@
+"""The server's loop over rounds: ask, collect, check, train, score on `val`, store. It can be killed anywhere.
+
+Nothing here knows the algorithm or the engine. Replies are attributed by the message they answer, never by their
+sender (a reply about a dead node comes from elsewhere), and are ordered by client before they are used.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from flwr.app import Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+from pydantic import Field
+
+from fedsim.config import Section
+from fedsim.federated.base import Algorithm, Broadcast, ServerState, Setting, Upload
+from fedsim.federated.messages import Contract, Rejected, payload_bytes, read_upload, write_broadcast
+from fedsim.runs import RunDirectory
+from fedsim.seeding import Streams
+
+
+class Participation(Section):
+    """Who takes part in a round, and how long it is waited for."""
+
+    fraction: float = Field(default=1.0, gt=0, le=1)
+    """Share of the clients asked in each round, drawn anew; at least one."""
+    min_replies: int = Field(default=1, ge=1)
+    """Usable uploads a round needs; with fewer the run fails."""
+    timeout: float = Field(default=600.0, gt=0)
+    """Seconds one client may work on one round."""
+
+
+class RunFailed(RuntimeError):
+    """The run cannot go on though the input was right: exit code 1."""
+
+
+class Console(Protocol):
+    """Where the loop says how far it is."""
+
+    def round_started(self, number: int, rounds: int, clients: Sequence[int]) -> None: ...
+    def client_done(self, client: int, outcome: str) -> None: ...
+    def round_finished(self, number: int, metrics: dict[str, float]) -> None: ...
+
+
+@dataclass
+class RoundRecord:
+    """What happened in one round; kept in the checkpoint and shown in the report."""
+
+    round: int
+    asked: list[int]
+    responders: list[int] = field(default_factory=list)
+    failed: dict[int, str] = field(default_factory=dict)
+    rejected: dict[int, str] = field(default_factory=dict)
+    uplink_bytes: dict[int, int] = field(default_factory=dict)
+    downlink_bytes: dict[int, int] = field(default_factory=dict)
+    losses: dict[int, list[tuple[int, float]]] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> RoundRecord:
+        """JSON turns integer keys into strings; turn them back."""
+        for name in ("failed", "rejected", "uplink_bytes", "downlink_bytes", "losses"):
+            values[name] = {int(key): value for key, value in values[name].items()}
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Server:
+    """Everything the loop works with."""
+
+    algorithm: Algorithm
+    setting: Setting
+    run: RunDirectory
+    rounds: int
+    participation: Participation
+    contract: Contract
+    available: Sequence[int]
+    """Clients that hold images."""
+    score: Callable[[ServerState], float]
+    """Accuracy of the server's model on `val`."""
+    console: Console
+
+
+def run_rounds(grid: Grid, server: Server) -> tuple[ServerState, list[RoundRecord]]:
+    """All rounds that are not stored yet; returns the last state and the record of every round."""
+    state, records = _resume(server)
+    nodes = discover(grid, server)
+    for number in range(state.round + 1, server.rounds + 1):
+        started = time.monotonic()
+        streams = server.setting.streams.at("round", number)
+        asked = sample(server.available, server.participation.fraction, streams)
+        server.console.round_started(number, server.rounds, asked)
+        record = RoundRecord(number, asked)
+        broadcasts = server.algorithm.broadcast(state, asked)
+        uploads = collect(grid, server, {client: nodes[client] for client in asked}, broadcasts, record)
+        if len(uploads) < server.participation.min_replies:
+            raise RunFailed(_too_few(record, server.participation.min_replies))
+        state, record.metrics = server.algorithm.server(server.setting, state, uploads, streams.at("server"))
+        record.metrics["accuracy"] = server.score(state)
+        record.seconds = time.monotonic() - started
+        records.append(record)
+        _store(server, state, records)
+        server.console.round_finished(number, record.metrics)
+    return state, records
+
+
+def sample(available: Sequence[int], fraction: float, streams: Streams) -> list[int]:
+    """⌈fraction · K⌉ clients, ascending."""
+    import torch  # noqa: PLC0415
+
+    count = max(1, math.ceil(fraction * len(available)))
+    order = torch.randperm(len(available), generator=streams.generator("participation"))
+    return sorted(available[int(index)] for index in order[:count])
+
+
+def discover(grid: Grid, server: Server) -> dict[int, int]:
+    """Partition id → node id, as the nodes themselves say."""
+    asks = [Message(RecordDict(), node, f"{MessageType.QUERY}.identify") for node in grid.get_node_ids()]
+    nodes: dict[int, int] = {}
+    for reply in grid.send_and_receive(asks, timeout=server.participation.timeout):
+        if reply.has_content():
+            partition = reply.content.config_records["identity"]["partition-id"]
+            assert isinstance(partition, int)
+            nodes[partition] = reply.metadata.src_node_id
+    if missing := sorted(set(server.available) - nodes.keys()):
+        raise RunFailed(f"no node serves partition {', '.join(map(str, missing[:5]))}; {len(nodes)} nodes answered")
+    return nodes
+
+
+def collect(
+    grid: Grid, server: Server, nodes: dict[int, int], broadcasts: Any, record: RoundRecord
+) -> list[Upload]:
+    """Send the broadcasts, wait for every reply or error, check each; usable uploads ordered by client."""
+    messages, owner = [], {}
+    for client, node in nodes.items():
+        content = write_broadcast(broadcasts[client])
+        record.downlink_bytes[client] = payload_bytes(content)
+        messages.append(Message(content, node, MessageType.TRAIN, group_id=str(record.round)))
+    for identity, client in zip(grid.push_messages(messages), nodes, strict=True):
+        owner[identity] = client
+    uploads: dict[int, Upload] = {}
+    while owner:
+        for reply in grid.pull_messages(list(owner)):
+            client = owner.pop(reply.metadata.reply_to_message_id)
+            upload = _receive(server, client, broadcasts[client], reply, record)
+            if upload is not None:
+                uploads[client] = upload
+    record.responders = sorted(uploads)
+    return [uploads[client] for client in sorted(uploads)]
+
+
+def _receive(
+    server: Server, client: int, broadcast: Broadcast, reply: Message, record: RoundRecord
+) -> Upload | None:
+    if reply.has_error():
+        record.failed[client] = " ".join(str(reply.error.reason).split())[:300]
+        server.console.client_done(client, f"failed: {record.failed[client]}")
+        return None
+    record.uplink_bytes[client] = payload_bytes(reply.content)
+    try:
+        upload = read_upload(reply.content, client, broadcast.round, server.contract)
+    except Rejected as reason:
+        record.rejected[client] = str(reason)
+        server.console.client_done(client, f"rejected: {reason}")
+        return None
+    record.losses[client] = list(upload.losses)
+    if upload.synthetic is not None:
+        path = server.run.path / "synthetic" / f"round_{broadcast.round:03d}" / f"client_{client:04d}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        upload.synthetic.save(path)
+    server.console.client_done(client, "done")
+    return upload
+
+
+def _resume(server: Server) -> tuple[ServerState, list[RoundRecord]]:
+    stored = server.run.last_round()
+    if stored is None:
+        server.run.forget_after(0)
+        return server.algorithm.init(server.setting), []
+    number, tensors, meta = stored
+    server.run.forget_after(number)
+    weights = {name.removeprefix("weights."): value for name, value in tensors.items() if name.startswith("weights.")}
+    memory = {name.removeprefix("memory."): value for name, value in tensors.items() if name.startswith("memory.")}
+    return ServerState(number, weights, memory), [RoundRecord.from_json(values) for values in meta["records"]]
+
+
+def _store(server: Server, state: ServerState, records: list[RoundRecord]) -> None:
+    latest = records[-1]
+    for name, value in latest.metrics.items():
+        server.run.metric(latest.round, "val" if name == "accuracy" else "train", name, value)
+    tensors = {f"weights.{name}": value for name, value in state.weights.items()}
+    tensors |= {f"memory.{name}": value for name, value in state.memory.items()}
+    server.run.save_round(latest.round, tensors, {"records": [asdict(record) for record in records]})
+
+
+def _too_few(record: RoundRecord, needed: int) -> str:
+    reasons = {**record.failed, **record.rejected}
+    first = "; ".join(f"client {client}: {reason}" for client, reason in list(reasons.items())[:3])
+    return (
+        f"round {record.round}: {len(record.responders)} of {len(record.asked)} uploads were usable, "
+        f"participation.min_replies is {needed} ({first})"
+    )

@@ -1,0 +1,159 @@
+"""The two files a user writes: a federated run (`fedsim run`) and a central condensation (`fedsim distill`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from pydantic import Field
+
+from fedsim import catalog
+from fedsim.config import Choice, Raw, Section, merge, override, read, validate
+from fedsim.data.split import AuditConfig
+from fedsim.federated.faults import Fault
+from fedsim.federated.messages import UploadLimits
+from fedsim.federated.rounds import Participation
+from fedsim.training.evaluate import EvaluationConfig
+from fedsim.training.train import TrainConfig
+from fedsim.types import UserError
+
+
+class Compute(Section):
+    """Where and how it is computed; `auto` is resolved once, before the config is hashed and stored."""
+
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    """auto: the first GPU if there is one."""
+    chunk: int | Literal["auto"] = "auto"
+    """Images per forward and backward pass, 0: whole batches; auto: 32 on a CPU (its cache), 0 on a GPU."""
+    threads: int = Field(default=1, ge=1)
+    """torch threads of each process; other counts give other sums."""
+    workers: int = Field(default=1, ge=1)
+    """Client processes of the local engine; no influence on the result."""
+
+
+class Controls(Section):
+    """Which controls are run beside the result."""
+
+    upload_real_subset: bool = True
+    """FedDM and its kind: the same rounds with random real images, as many per client and class."""
+
+
+class Experiment(Section):
+    """What both kinds of run share."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """Folder name under --out."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of every random stream."""
+    compute: Compute = Compute()
+    """Device, chunk, threads, workers."""
+    data: Choice("data")  # pyright: ignore[reportInvalidTypeForm]
+    """Which images."""
+    audit: AuditConfig = AuditConfig()
+    """Records reserved for a later privacy audit, drawn when the data are partitioned or never."""
+    model: Choice("model")  # pyright: ignore[reportInvalidTypeForm]
+    """Architecture of clients, server and evaluation."""
+    checkpoint_every: float = Field(default=30.0, gt=0)
+    """Seconds between two checkpoints of one condensation."""
+
+
+class FederatedRun(Experiment):
+    """`fedsim run`."""
+
+    rounds: int = Field(ge=1)
+    """Communication rounds R."""
+    engine: Literal["local"] = "local"
+    """What carries Flower's messages: `local`, worker processes of this machine."""
+    partition: Choice("partition")  # pyright: ignore[reportInvalidTypeForm]
+    """Who holds which images."""
+    algorithm: Choice("algorithm")  # pyright: ignore[reportInvalidTypeForm]
+    """Federated method."""
+    method: Choice("method") | None = None  # pyright: ignore[reportInvalidTypeForm]
+    """How a client condenses; only where the algorithm uploads synthetic images."""
+    server: TrainConfig | None = None
+    """The server's training on the uploads; only where the algorithm uploads synthetic images."""
+    participation: Participation = Participation()
+    """Who is asked, how long, how many must answer."""
+    upload_limits: UploadLimits = UploadLimits()
+    """What an upload may hold."""
+    controls: Controls = Controls()
+    """Which controls are run."""
+    faults: tuple[Fault, ...] = Field(default=(), strict=False)
+    """Planned misbehaviour, to see that the run survives it."""
+
+
+class Distillation(Experiment):
+    """`fedsim distill`."""
+
+    method: Choice("method")  # pyright: ignore[reportInvalidTypeForm]
+    """Condensation method."""
+    sets: int = Field(default=1, ge=1)
+    """Synthetic sets made, each from its own random stream; the spread of the result is over sets."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """How the sets are scored."""
+
+
+def load_run(path: Path, assignments: Sequence[str] = ()) -> FederatedRun:
+    """A federated run from its file, overrides applied, `auto` resolved."""
+    raw = _raw(path, assignments, needs="algorithm", other="distill")
+    return resolve(FederatedRun, raw)
+
+
+def load_distillation(path: Path, assignments: Sequence[str] = ()) -> Distillation:
+    """A central condensation from its file, overrides applied, `auto` resolved."""
+    raw = _raw(path, assignments, needs="method", other="run")
+    return resolve(Distillation, raw)
+
+
+E = TypeVar("E", bound=Experiment)
+
+
+def resolve(schema: type[E], raw: Raw) -> E:
+    """Validate and write out everything that stands for something else: `auto`, and the algorithm's own defaults."""
+    if schema is FederatedRun:
+        raw = _method_defaults(raw)
+    config = validate(schema, raw)
+    device = config.compute.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"compute.device: '{device}' was asked for and torch sees no GPU; valid here: auto, cpu")
+    chunk = config.compute.chunk
+    if chunk == "auto":
+        chunk = 32 if device == "cpu" else 0
+    return config.model_copy(update={"compute": config.compute.model_copy(update={"device": device, "chunk": chunk})})
+
+
+def _raw(path: Path, assignments: Sequence[str], *, needs: str, other: str) -> Raw:
+    raw = override(read(path), assignments)
+    if ("algorithm" in raw) != (needs == "algorithm"):
+        raise UserError(f"{path} is not a file for this command (it has {'an' if needs == 'method' else 'no'} "
+                        f"algorithm); use fedsim {other} {path}")  # fmt: skip
+    raw.setdefault("name", path.stem)
+    return raw
+
+
+def _method_defaults(raw: Raw) -> Raw:
+    """Lay `method` on what the algorithm's paper prescribes; refuse it where nothing is condensed."""
+    algorithm = raw.get("algorithm")
+    name = algorithm.get("name") if isinstance(algorithm, dict) else algorithm
+    if not isinstance(name, str):
+        return raw
+    try:
+        defaults: Any = catalog.resolve("algorithm", name).method_defaults
+    except UserError as error:
+        raise UserError(f"algorithm.name: {error}") from error
+    method = raw.get("method")
+    if defaults is None:
+        extra = [key for key in ("method", "server") if raw.get(key) is not None]
+        if extra:
+            raise UserError(f"{extra[0]}: algorithm {name} uploads no synthetic images; remove the section {extra[0]}")
+        return raw
+    method = {"name": method} if isinstance(method, str) else method
+    if method is None or (isinstance(method, dict) and method.get("name", defaults["name"]) == defaults["name"]):
+        raw = raw | {"method": merge(dict(defaults), method or {})}
+    if raw.get("server") is None:
+        raw = raw | {"server": {"epochs": 500}}
+    return raw

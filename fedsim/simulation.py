@@ -1,0 +1,169 @@
+"""A federated run: its rounds on the chosen engine, its control, and the one look at the test split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fedsim.app import SERVE, server_app
+from fedsim.build import Parts
+from fedsim.config import to_yaml
+from fedsim.console import Terminal
+from fedsim.data.partition import cells
+from fedsim.distill.coresets.random import Config as RandomConfig
+from fedsim.federated.base import ClientView, ServerState, network_with
+from fedsim.federated.local_grid import LocalGrid, run_local
+from fedsim.federated.messages import Contract
+from fedsim.federated.rounds import RoundRecord, Server, run_rounds
+from fedsim.models.functional import model_sha256
+from fedsim.runs import RunDirectory
+from fedsim.schema import FederatedRun
+from fedsim.training.evaluate import wilson
+from fedsim.training.train import accuracy
+
+Val = Callable[[ServerState], float]
+
+
+def simulate(run: RunDirectory, parts: Parts, terminal: Terminal) -> dict[str, Any]:
+    """Everything `fedsim run` does once the folder is there; returns what result.json says."""
+    setting, algorithm = parts.setting, parts.algorithm()
+    val = parts.images(parts.split.val)
+
+    def on_val(state: ServerState) -> float:
+        return accuracy(network_with(setting, state.weights), val, setting.normalise)
+
+    _warn_small(terminal, parts)
+    if (stored := run.last_round()) is not None:
+        terminal.say(f"resuming after round {stored[0]}")
+    state, records = _rounds(run, parts, on_val, terminal)
+    controls: dict[str, Any] = {}
+    if algorithm.budget(setting) and _config(parts).controls.upload_real_subset:
+        controls["upload_real_subset"] = _upload_real_subset(parts, records, on_val, terminal)
+    return _result(parts, state, records, controls)
+
+
+def small_cells(parts: Parts) -> list[list[int]]:
+    """[client, class, images] of the cells whose n real images are at most ten times the synthetic ones."""
+    per_class = parts.algorithm().budget(parts.setting)
+    table = cells(parts.split.client, parts.dataset.train.labels.numpy(), parts.dataset.num_classes)
+    return [
+        [client, label, int(count)]
+        for client, row in enumerate(table)
+        for label, count in enumerate(row)
+        if 0 < count <= 10 * per_class
+    ]
+
+
+def _rounds(
+    run: RunDirectory, parts: Parts, on_val: Val, terminal: Terminal
+) -> tuple[ServerState, list[RoundRecord]]:
+    """Run Flower's ServerApp on the engine."""
+    config, setting, algorithm = _config(parts), parts.setting, parts.algorithm()
+    per_class = algorithm.budget(setting)
+    weights = None if per_class else algorithm.init(setting).weights
+    server = Server(
+        algorithm=algorithm,
+        setting=setting,
+        run=run,
+        rounds=config.rounds,
+        participation=config.participation,
+        contract=Contract.agree(setting, per_class, weights, config.upload_limits),
+        available=[client for client, positions in enumerate(parts.split.client) if len(positions)],
+        score=on_val,
+        console=terminal,
+    )
+    run_config = {"config": to_yaml(config)}
+    grid = LocalGrid(
+        "fedsim.app:client_app",
+        run_config,
+        {"store": str((run.path / "clients").resolve())},
+        clients=len(parts.split.client),
+        workers=config.compute.workers,
+        threads=config.compute.threads,
+        timeout=config.participation.timeout,
+        progress=terminal.client_progress,
+    )
+    outcome: list[tuple[ServerState, list[RoundRecord]]] = []
+    token = SERVE.set(lambda grid: outcome.append(run_rounds(grid, server)))
+    try:
+        run_local(server_app, grid, run_config)
+    finally:
+        SERVE.reset(token)
+    return outcome[0]
+
+
+def _upload_real_subset(
+    parts: Parts, records: Sequence[RoundRecord], on_val: Val, terminal: Terminal
+) -> dict[str, Any]:
+    """The same rounds, each accepted client sending as many random real images per class as it sent synthetic ones."""
+    terminal.say("control: the same rounds with random real images uploaded instead")
+    method: Any = _config(parts).method
+    algorithm, setting = parts.algorithm(RandomConfig(ipc=method.ipc)), parts.setting
+    state = algorithm.init(setting)
+    rounds = []
+    for record in records:
+        uploads = []
+        for client, broadcast in algorithm.broadcast(state, record.responders).items():
+            view = ClientView(client, setting, parts.images(parts.split.client[client]))
+            streams = setting.streams.at("control", "client", client, "round", record.round)
+            uploads.append(algorithm.client(view, broadcast, streams))
+        state, _ = algorithm.server(setting, state, uploads, setting.streams.at("round", record.round, "server"))
+        rounds.append(on_val(state))
+        terminal.bar("control", record.round, len(records), f"val {rounds[-1]:.4f}")
+    tested = accuracy(network_with(setting, state.weights), parts.dataset.test, setting.normalise)
+    return {"accuracy": tested, "accuracy_by_round": rounds}
+
+
+def _result(
+    parts: Parts, state: ServerState, records: list[RoundRecord], controls: dict[str, Any]
+) -> dict[str, Any]:
+    """result.json; the test split is touched here and in the control, nowhere else."""
+    config, test = _config(parts), parts.dataset.test
+    tested = accuracy(network_with(parts.setting, state.weights), test, parts.normalise)
+    last = records[-1]
+    images = int(last.metrics.get("synthetic_images", 0))
+    pixels = parts.dataset.train.pixels[0].numel()
+    label_bits = max(1, (parts.dataset.num_classes - 1).bit_length())
+    return {
+        "accuracy": tested,
+        "accuracy_ci": list(wilson(round(tested * len(test)), len(test))),
+        "accuracy_n": 1,
+        "accuracy_over": f"{len(test)} test images",
+        "controls": controls,
+        "rounds": state.round,
+        "accuracy_by_round": [record.metrics["accuracy"] for record in records],
+        "uplink_bytes": sum(sum(record.uplink_bytes.values()) for record in records),
+        "downlink_bytes": sum(sum(record.downlink_bytes.values()) for record in records),
+        "synthetic_images": images,
+        "real_images": len(parts.split.train),
+        "epsilon": None,
+        "delta": None,
+        "clients_failed": sum(len(record.failed) for record in records),
+        "uploads_rejected": sum(len(record.rejected) for record in records),
+        "clients_empty": [client for client, positions in enumerate(parts.split.client) if not len(positions)],
+        "small_classes": small_cells(parts),
+        "protocol": {
+            "scored": "the server's model after the last round",
+            "labels": "hard",
+            "model": config.model.model_dump(mode="json"),
+            "val": len(parts.split.val),
+        },
+        "model_sha256": model_sha256(state.weights),
+        "storage_bits": images * (pixels * 8 + label_bits),
+    }
+
+
+def _warn_small(terminal: Terminal, parts: Parts) -> None:
+    small = small_cells(parts)
+    if small:
+        client, label, count = min(small, key=lambda cell: cell[2])
+        terminal.say(
+            f"warning: {len(small)} client-class cells hold at most 10 real images per synthetic one (smallest: client "
+            f"{client}, class {parts.dataset.classes[label]}, {count}); there the upload can show its images whatever the "
+            "start. partition.min_class withholds such cells"
+        )
+
+
+def _config(parts: Parts) -> FederatedRun:
+    assert isinstance(parts.config, FederatedRun)
+    return parts.config

@@ -1,0 +1,110 @@
+"""The evaluation protocol of condensation: train fresh networks on the set, score each once on real images.
+
+Hard labels, last iterate (never the best epoch), the set in its byte form. With several sets the spread is over sets:
+the networks of one set share its luck, so degrees of freedom are sets − 1; with one set it is over networks and says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from scipy import stats
+
+from fedsim.config import Choice, Section
+from fedsim.data.images import Images
+from fedsim.data.transforms import Normalise
+from fedsim.models.network import Network
+from fedsim.seeding import Streams
+from fedsim.training.train import TrainConfig, accuracy, fit
+
+
+class EvaluationConfig(Section):
+    """How a synthetic set is scored."""
+
+    nets: int = Field(default=3, ge=1)
+    """Freshly initialised networks trained on each set."""
+    labels: Literal["hard"] = "hard"
+    """Label regime; results under different regimes are not comparable."""
+    train: TrainConfig = TrainConfig()
+    """How each of these networks is trained."""
+    model: Choice("model") | None = None  # pyright: ignore[reportInvalidTypeForm]
+    """Architecture to score with; null: the one the set was condensed with."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Accuracy of a set under the protocol."""
+
+    mean: float
+    """Mean accuracy over all sets and networks, 0..1."""
+    ci: tuple[float, float] | None
+    """95% Student-t interval of the mean; null where there is only one value."""
+    n: int
+    """Values the interval rests on: sets, or networks of a single set."""
+    over: Literal["sets", "networks"]
+    """What the interval is taken over."""
+    values: list[list[float]]
+    """Accuracy of every network (inner) of every set (outer)."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For result.json."""
+        return asdict(self)
+
+
+def score(
+    sets: Sequence[Images],
+    test: Images,
+    normalise: Normalise,
+    config: EvaluationConfig,
+    fresh: Callable[[torch.Generator], Network],
+    streams: Streams,
+    *,
+    chunk: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Score:
+    """Train `config.nets` networks from `fresh` on each of `sets`, test each once on `test`."""
+    values: list[list[float]] = []
+    for number, images in enumerate(sets):
+        row = []
+        for net in range(config.nets):
+            here = streams.at("set", number, "net", net)
+            network = fresh(here.generator("init"))
+            fit(network, images, normalise, config.train, here.generator("train"), chunk=chunk)
+            row.append(accuracy(network, test, normalise))
+            if progress is not None:
+                progress(number * config.nets + net + 1, len(sets) * config.nets)
+        values.append(row)
+    return summarise(values)
+
+
+def summarise(values: list[list[float]]) -> Score:
+    """Mean and 95% interval of accuracies[set][net]."""
+    over: Literal["sets", "networks"] = "sets" if len(values) > 1 else "networks"
+    points = [sum(row) / len(row) for row in values] if over == "sets" else values[0]
+    mean, ci = mean_ci(points)
+    return Score(mean, ci, len(points), over, values)
+
+
+def mean_ci(points: Sequence[float], level: float = 0.95) -> tuple[float, tuple[float, float] | None]:
+    """Mean and Student-t interval x̄ ± t_{n−1} s/√n; no interval for one point."""
+    n = len(points)
+    mean = sum(points) / n
+    if n < 2:
+        return mean, None
+    deviation = math.sqrt(sum((point - mean) ** 2 for point in points) / (n - 1))
+    half = float(stats.t.ppf(0.5 + level / 2, n - 1)) * deviation / math.sqrt(n)
+    return mean, (mean - half, mean + half)
+
+
+def wilson(right: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a proportion: how far a finite test set pins an accuracy down."""
+    z = float(stats.norm.ppf(0.5 + level / 2))
+    share = right / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)

@@ -1,0 +1,110 @@
+"""The one supervised loop: SGD on labelled images, for servers, clients and evaluations alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from pydantic import Field
+from torch import Tensor
+
+from fedsim.config import Section
+from fedsim.data.augment import Config as DSAConfig
+from fedsim.data.augment import augment, draw
+from fedsim.data.images import Images
+from fedsim.data.transforms import Normalise
+from fedsim.models.functional import has_batch_norm
+from fedsim.models.network import Network
+
+
+class TrainConfig(Section):
+    """Settings of one supervised training; the defaults are the condensation papers' evaluation."""
+
+    epochs: int = Field(default=300, ge=1)
+    """Passes over the images."""
+    lr: float = Field(default=0.01, gt=0)
+    """Step size of SGD."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Momentum of SGD."""
+    weight_decay: float = Field(default=5e-4, ge=0)
+    """L2 penalty."""
+    batch_size: int = Field(default=256, ge=1)
+    """Images per step; a smaller last batch is used as it is."""
+    schedule: Literal["step", "constant"] = "step"
+    """`step`: the learning rate drops to a tenth after half the epochs."""
+    augment: DSAConfig | None = None
+    """DSA on every batch, parameters drawn per image (not siamese); one operation per batch."""
+
+
+def fit(
+    network: Network,
+    images: Images,
+    normalise: Normalise,
+    config: TrainConfig,
+    rng: torch.Generator,
+    *,
+    chunk: int = 0,
+    penalty: Callable[[], Tensor] | None = None,
+    progress: Callable[[int, float], None] | None = None,
+) -> float:
+    """Train `network` in place and return the mean loss of the last epoch.
+
+    `images` lie on the network's device. A batch is passed through in pieces of `chunk` images (0: whole); gradients
+    add up to those of the whole batch, except under batch norm, which always sees the whole batch. `penalty` is added
+    once per step (FedProx and its kind). `progress(epoch, loss)` is called after every epoch. `rng` is a CPU generator.
+    """
+    inputs, labels = normalise(images.pixels), images.labels
+    optimiser = torch.optim.SGD(
+        network.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+    )
+    piece = 0 if has_batch_norm(network) else chunk
+    network.train()
+    loss = torch.zeros((), device=inputs.device)
+    for epoch in range(config.epochs):
+        if config.schedule == "step" and epoch == math.ceil(config.epochs / 2):
+            for group in optimiser.param_groups:
+                group["lr"] *= 0.1
+        loss = torch.zeros((), device=inputs.device)
+        for rows in torch.randperm(len(images), generator=rng).split(config.batch_size):
+            batch = inputs[rows.to(inputs.device)]
+            if config.augment is not None:
+                draws = draw(config.augment, len(rows), rng, one_operation=True)
+                batch = augment(batch, torch.arange(len(rows), device=batch.device), draws, config.augment)
+            optimiser.zero_grad()
+            loss += _backward(network, batch, labels[rows.to(labels.device)], piece) * len(rows)
+            if penalty is not None:
+                penalty().backward()
+            optimiser.step()
+        loss /= len(images)
+        if progress is not None:
+            progress(epoch + 1, float(loss))
+    network.eval()
+    return float(loss)
+
+
+def _backward(
+    network: Network, batch: Float[Tensor, "n c h w"], labels: Int64[Tensor, "n"], chunk: int
+) -> Float[Tensor, ""]:
+    """Accumulate the gradient of the batch's mean cross-entropy, piece by piece; return that mean."""
+    total = torch.zeros((), device=batch.device)
+    size = chunk or len(batch)
+    for inputs, targets in zip(batch.split(size), labels.split(size), strict=True):
+        loss = F.cross_entropy(network(inputs), targets, reduction="sum") / len(batch)
+        loss.backward()
+        total += loss.detach()
+    return total
+
+
+@torch.no_grad()
+def accuracy(network: Network, images: Images, normalise: Normalise, *, batch: int = 256) -> float:
+    """Share of `images` whose class has the largest logit, 0..1."""
+    network.eval()
+    device = next(network.parameters()).device
+    right = torch.zeros((), dtype=torch.int64, device=device)
+    for pixels, labels in zip(images.pixels.split(batch), images.labels.split(batch), strict=True):
+        right += (network(normalise(pixels.to(device))).argmax(1) == labels.to(device)).sum()
+    return int(right) / len(images)

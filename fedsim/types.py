@@ -1,0 +1,15 @@
+"""Names shared by every room: the user's error, and what a model's weights are."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+Params = dict[str, Tensor]
+"""Parameters and buffers of one network by their dotted name, as in `state_dict()`."""
+
+
+class UserError(ValueError):
+    """The input is wrong, not the program.
+
+    Its text is one line: what came, what is valid, what to do. The command line prints it and exits with 2.
+    """
