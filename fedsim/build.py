@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from fedsim.distill.base import Distiller, Task
 from fedsim.distill.real import RealImages
 from fedsim.federated.base import Algorithm, Setting
 from fedsim.models.network import Network, build_network
-from fedsim.schema import Distillation, Experiment, FederatedRun
+from fedsim.schema import Compute, Distillation, Experiment, FederatedRun
 from fedsim.seeding import Streams
 from fedsim.types import UserError
 
@@ -57,11 +57,9 @@ class Parts:
         """Bytes to network input."""
         return Normalise(self.dataset.mean, self.dataset.std)
 
-    def fresh(self, model: Section | None = None) -> Callable[[torch.Generator], Network]:
+    def fresh(self, model: Section | None = None) -> Fresh:
         """Constructor of newly initialised networks of `model` (default: the config's)."""
-        chosen = model or self.config.model
-        architecture = catalog.resolve("model", chosen.name)
-        return partial(_fresh, architecture, chosen, self.dataset.image_shape, self.dataset.num_classes, self.device)
+        return network_factory(model or self.config.model, self.dataset, self.device)
 
     @cached_property
     def split(self) -> Split:
@@ -101,17 +99,42 @@ class Parts:
         """The central condensation of all training images."""
         config = self.config
         assert isinstance(config, Distillation)
-        real = RealImages(self.images(self.split.train), self.dataset.num_classes, self.normalise, self.device)
         method: Any = config.method
-        return Task(
-            real=real,
-            budget=real.counts.clamp(max=method.ipc),
-            network=self.fresh()(self.streams.generator("template")),
-            normalise=self.normalise,
-            classes=self.dataset.classes,
-            chunk=self.chunk,
-            device=self.device,
-        )
+        images = self.images(self.split.train)
+        return central_task(images, self.dataset, self.fresh(), method.ipc, config.compute, self.streams)
+
+
+Fresh = Callable[[torch.Generator], Network]
+"""Constructor of newly initialised networks."""
+
+
+def network_factory(model: Section, dataset: Dataset, device: torch.device) -> Fresh:
+    """Networks of `model` for the images of `dataset`."""
+    architecture: Any = catalog.resolve("model", model.name)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def fresh(rng: torch.Generator) -> Network:
+        return build_network(architecture, model, dataset.image_shape, dataset.num_classes, rng, device=device)
+
+    return fresh
+
+
+def central_task(
+    images: Images, dataset: Dataset, fresh: Fresh, ipc: int, compute: Compute, streams: Streams
+) -> Task:
+    """Condense `images` into `ipc` per class, or as many as the class has."""
+    device = torch.device(compute.device)
+    normalise = Normalise(dataset.mean, dataset.std)
+    real = RealImages(images, dataset.num_classes, normalise, device)
+    assert isinstance(compute.chunk, int), "auto is resolved when the config is loaded"
+    return Task(
+        real=real,
+        budget=real.counts.clamp(max=ipc),
+        network=fresh(streams.generator("template")),
+        normalise=normalise,
+        classes=dataset.classes,
+        chunk=compute.chunk,
+        device=device,
+    )
 
 
 def check(parts: Parts) -> None:
@@ -133,14 +156,3 @@ def check(parts: Parts) -> None:
             f"participation.min_replies={config.participation.min_replies} can never be reached: "
             f"{asked} clients are asked in a round; valid: 1 to {asked}"
         )
-
-
-def _fresh(
-    architecture: type[Network],
-    model: Section,
-    image_shape: tuple[int, int, int],
-    num_classes: int,
-    device: torch.device,
-    rng: torch.Generator,
-) -> Network:
-    return build_network(architecture, model, image_shape, num_classes, rng, device=device)

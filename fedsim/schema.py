@@ -115,15 +115,19 @@ def resolve(schema: type[E], raw: Raw) -> E:
     if schema is FederatedRun:
         raw = _method_defaults(raw)
     config = validate(schema, raw)
-    device = config.compute.device
+    return config.model_copy(update={"compute": settle(config.compute)})
+
+
+def settle(compute: Compute) -> Compute:
+    """Replace every `auto` by what it means on this machine."""
+    device, chunk = compute.device, compute.chunk
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     elif device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"compute.device: '{device}' was asked for and torch sees no GPU; valid here: auto, cpu")
-    chunk = config.compute.chunk
     if chunk == "auto":
         chunk = 32 if device == "cpu" else 0
-    return config.model_copy(update={"compute": config.compute.model_copy(update={"device": device, "chunk": chunk})})
+    return compute.model_copy(update={"device": device, "chunk": chunk})
 
 
 def _raw(path: Path, assignments: Sequence[str], *, needs: str, other: str) -> Raw:

@@ -17,7 +17,6 @@ Cost    one forward of the real batches and one forward and backward of S per st
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -31,6 +30,7 @@ from fedsim.data.augment import Config as DSAConfig
 from fedsim.data.augment import augment
 from fedsim.data.synthetic import SyntheticSet
 from fedsim.distill.base import Task
+from fedsim.distill.descent import Images, descend
 from fedsim.distill.matching import class_means, class_sums
 from fedsim.distill.networks import FreshConfig, NetworkSource
 from fedsim.models.functional import call, chunked, has_batch_norm
@@ -47,10 +47,12 @@ class Config(Section):
     """Steps on the synthetic images."""
     init: Literal["noise", "real"] = "noise"
     """`noise`: normal noise in normalised units, projected; `real`: random real images, which uploads private pixels."""
+    optimiser: Literal["sgd", "adam"] = "sgd"
+    """Descent on the images; `adam` takes steps that do not depend on the scale of the loss."""
     lr: float = Field(default=1.0, gt=0)
-    """Step size of SGD on the images, in normalised units."""
+    """Step size, in normalised units."""
     momentum: float = Field(default=0.5, ge=0, lt=1)
-    """Momentum of SGD on the images."""
+    """Momentum of SGD."""
     batch_real: int = Field(default=256, ge=0)
     """Real images per class and step (per pool member under `networks: pool`); 0: all."""
     match: tuple[Literal["embedding", "logits"], ...] = Field(default=("embedding",), strict=False, min_length=1)
@@ -66,14 +68,6 @@ def matching_loss(
 ) -> Float[Tensor, ""]:
     """Σ over the classes present of the squared distance between real and synthetic mean feature."""
     return (real_means[present] - synthetic_means[present]).square().sum()
-
-
-@dataclass
-class State:
-    """Images under optimisation, in normalised units, and their momentum."""
-
-    images: Float[Tensor, "m c h w"]
-    velocity: Float[Tensor, "m c h w"]
 
 
 class DistributionMatching:
@@ -93,7 +87,7 @@ class DistributionMatching:
 
         return self.source.prepare(task, real_sums, rng)
 
-    def init(self, task: Task, artifacts: object, rng: torch.Generator) -> State:
+    def init(self, task: Task, artifacts: object, rng: torch.Generator) -> Images:
         """Noise in the box, or random real images."""
         labels = task.labels()
         if self.config.init == "real":
@@ -102,25 +96,27 @@ class DistributionMatching:
         else:
             shape = (len(labels), *task.image_shape)
             images = task.normalise.project(torch.randn(shape, generator=rng).to(task.device))
-        return State(images, torch.zeros_like(images))
+        return Images.start(images)
 
-    def step(self, task: Task, artifacts: object, state: State, rng: torch.Generator) -> dict[str, Tensor]:
-        """One projected SGD step on the images."""
+    def step(self, task: Task, artifacts: object, state: Images, rng: torch.Generator) -> dict[str, Tensor]:
+        """One projected step on the images."""
         drawn = self.source.draw(task, artifacts, rng)
         sums, counts = drawn.real_sums or self._real_sums(task, drawn.params, drawn.augmentation, rng)
         labels = task.labels()
-        images = state.images.detach().requires_grad_()
+        images = state.pixels.detach().requires_grad_()
         features = self._features(task, drawn.params, drawn.augmentation, images, labels)
         synthetic = class_means(class_sums(features, labels, task.num_classes), task.budget.to(task.device))
         loss = matching_loss(class_means(sums, counts), synthetic, task.present.to(task.device))
         (gradient,) = torch.autograd.grad(loss, images)
-        state.velocity.mul_(self.config.momentum).add_(gradient)
-        state.images.copy_(task.normalise.project(state.images - self.config.lr * state.velocity))
+        descend(
+            state, gradient, task.normalise,
+            optimiser=self.config.optimiser, lr=self.config.lr, momentum=self.config.momentum,
+        )  # fmt: skip
         return {"loss": loss.detach() / len(task.present)}
 
-    def result(self, task: Task, state: State) -> SyntheticSet:
+    def result(self, task: Task, state: Images) -> SyntheticSet:
         """The images in bytes."""
-        images = task.normalise.quantise(state.images).cpu()
+        images = task.normalise.quantise(state.pixels).cpu()
         provenance = {"method": self.config.name, "init": self.config.init}
         return SyntheticSet(
             images, task.labels().cpu(), task.classes, task.normalise.mean, task.normalise.std, provenance

@@ -1,0 +1,107 @@
+"""The Python interface: load images, distil them, evaluate the result, simulate a federation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedsim import catalog
+from fedsim.build import central_task, network_factory
+from fedsim.config import Raw, Section, override, validate
+from fedsim.data.images import Dataset
+from fedsim.data.synthetic import SyntheticSet
+from fedsim.data.transforms import Normalise
+from fedsim.distill.base import condense
+from fedsim.experiment import execute
+from fedsim.schema import Compute, load_run, settle
+from fedsim.seeding import Streams
+from fedsim.training.evaluate import EvaluationConfig, Score, score
+from fedsim.types import UserError
+
+
+def load(name: str, **settings: Any) -> Dataset:
+    """A data set of the catalog by name (`digits`, `mnist`, `npz` with `path=FILE` …)."""
+    return catalog.resolve("data", name)(section("data", {"name": name, **settings})).load()
+
+
+def save(synthetic: SyntheticSet, path: Path | str) -> None:
+    """Write a synthetic set as safetensors; `SyntheticSet.load` reads it."""
+    synthetic.save(path)
+
+
+def distill(
+    data: Dataset,
+    method: str = "dm",
+    *,
+    model: str | Raw = "convnet",
+    seed: int = 0,
+    device: str = "auto",
+    **settings: Any,
+) -> SyntheticSet:
+    """Condense the training images of `data`; `settings` are those of the method (`ipc=5`, `iterations=500` …).
+
+    `model` is a name or a mapping such as `{"name": "convnet", "width": 32}`; too deep a network for the images is a
+    `UserError` that says so.
+    """
+    compute = settle(Compute(device=device))
+    chosen: Any = section("method", {"name": method, **settings})
+    network = network_factory(_fitting(model, data), data, torch.device(compute.device))
+    task = central_task(data.train, data, network, chosen.ipc, compute, Streams(seed))
+    synthetic, _ = condense(catalog.resolve("method", method)(chosen), task, chosen.iterations, Streams(seed, ("set", 0)))
+    return synthetic
+
+
+def evaluate(
+    synthetic: SyntheticSet,
+    data: Dataset,
+    *,
+    model: str | Raw = "convnet",
+    seed: int = 0,
+    device: str = "auto",
+    **settings: Any,
+) -> Score:
+    """Train fresh networks on the set and test each once; `settings` are those of the protocol (`nets=5` …)."""
+    if problem := synthetic.problem(data.num_classes, data.image_shape):
+        raise UserError(f"the synthetic set does not fit the test images: {problem}")
+    compute = settle(Compute(device=device))
+    protocol = validate(EvaluationConfig, settings)
+    fresh = network_factory(_fitting(protocol.model or model, data), data, torch.device(compute.device))
+    images = synthetic.as_images().to(torch.device(compute.device))
+    normalise = Normalise(synthetic.mean, synthetic.std)
+    assert isinstance(compute.chunk, int)
+    return score([images], data.test, normalise, protocol, fresh, Streams(seed, ("evaluation",)), chunk=compute.chunk)
+
+
+def simulate(config: Path | str, *assignments: str, out: Path | str = "runs", resume: bool = False) -> Path:
+    """`fedsim run CONFIG key=value …` from Python; returns the run directory.
+
+    Client processes import the calling script: keep the call under `if __name__ == "__main__":`.
+    """
+    return execute(load_run(Path(config), assignments), Path(out), resume=resume)
+
+
+def evaluate_file(path: Path, data: str, assignments: list[str], seed: int) -> Raw:
+    """What `fedsim evaluate` prints. Keys `data.…` belong to the data, `model…` to the network, others to the protocol."""
+    synthetic = SyntheticSet.load(path)
+    settings = override({"data": {"name": data}, "model": dict(synthetic.protocol.get("model", {})) or "convnet"}, assignments)
+    images = load(**settings.pop("data"))
+    model = settings.pop("model")
+    result = evaluate(synthetic, images, model=model, seed=seed, **settings)
+    protocol = validate(EvaluationConfig, settings).model_dump(mode="json") | {"model": model}
+    return result.as_dict() | {"synthetic_images": len(synthetic), "bits": synthetic.bits(), "protocol": protocol}
+
+
+def section(kind: str, raw: Raw) -> Section:
+    """A section of the catalog's `kind` from plain values, with one-line errors."""
+    return validate(catalog.resolve(kind, raw["name"]).Config, raw)
+
+
+def _fitting(model: str | Raw | Section, data: Dataset) -> Section:
+    """The model's section; a bare `convnet` gets the depth that images smaller than 28 pixels allow."""
+    if isinstance(model, Section):
+        return model
+    if model == "convnet" and min(data.image_shape[1:]) < 28:
+        return section("model", {"name": "convnet", "depth": 2})
+    return section("model", {"name": model} if isinstance(model, str) else model)

@@ -1,0 +1,160 @@
+"""The command line. Progress goes to stderr; the last line of stdout is the run directory.
+
+Exit codes: 0 finished · 1 the run failed · 2 the input is wrong (one line says what) · 130 interrupted (state saved).
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import click
+import typer
+
+from fedsim import catalog
+from fedsim.types import UserError
+
+if TYPE_CHECKING:
+    from fedsim.schema import Experiment
+
+app = typer.Typer(
+    help="Federated dataset distillation over Flower: clients upload small synthetic sets instead of gradients.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigFile = Annotated[Path, typer.Argument(help="A YAML file, such as configs/quickstart/feddm_digits.yaml.")]
+Assignments = Annotated[list[str] | None, typer.Argument(help="Overrides: method.ipc=5 seed=3 model=mlp")]
+Out = Annotated[Path, typer.Option(help="Folder that run directories are made in.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Insist that there is a run to resume.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and an estimate; run nothing.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@app.command()
+def run(
+    config: ConfigFile,
+    assignments: Assignments = None,
+    out: Out = Path("runs"),
+    resume: Resume = False,
+    dry_run: DryRun = False,
+    debug: Debug = False,
+) -> None:
+    """Simulate a federation: clients condense or train, the server learns, a report is written."""
+    from fedsim.schema import load_run
+
+    _execute(load_run(config, assignments or []), out, resume, dry_run)
+
+
+@app.command()
+def distill(
+    config: ConfigFile,
+    assignments: Assignments = None,
+    out: Out = Path("runs"),
+    resume: Resume = False,
+    dry_run: DryRun = False,
+    debug: Debug = False,
+) -> None:
+    """Condense one data set centrally and score the result beside a random real subset."""
+    from fedsim.schema import load_distillation
+
+    _execute(load_distillation(config, assignments or []), out, resume, dry_run)
+
+
+@app.command()
+def evaluate(
+    synthetic: Annotated[Path, typer.Argument(help="A synthetic set, .safetensors, as fedsim writes it.")],
+    data: Annotated[str, typer.Option(help="Real images to test on: a catalog name.")],
+    assignments: Annotated[list[str] | None, typer.Argument(help="model=resnet18 nets=5 train.epochs=300 data.path=…")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the networks.")] = 0,
+    debug: Debug = False,
+) -> None:
+    """Score anybody's saved set: train fresh networks on it, test them on real images; prints JSON."""
+    from fedsim.api import evaluate_file
+
+    print(json.dumps(evaluate_file(synthetic, data, assignments or [], seed), indent=2))  # noqa: T201
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="One or several run directories.")],
+    out: Annotated[Path | None, typer.Option(help="Page to write; default: report.html in the (first) run.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Write one self-contained page over one or several runs; prints its path."""
+    from fedsim.report.html import write_report
+
+    target = out or runs[0] / "report.html"
+    write_report(runs, target)
+    print(target)  # noqa: T201
+
+
+@app.command(name="list")
+def list_(
+    kind: Annotated[str, typer.Argument(help="methods, algorithms, models, data, partitions, networks")],
+    debug: Debug = False,
+) -> None:
+    """Print the catalog's names of one kind."""
+    singular = kind if kind in catalog.CATALOG else kind.removesuffix("s")
+    for name in catalog.names(singular):
+        print(name)  # noqa: T201
+
+
+@app.command()
+def describe(
+    name: Annotated[str, typer.Argument(help="A name of the catalog, such as dm or feddm.")], debug: Debug = False
+) -> None:
+    """Print what a part does, its source, and its settings with their defaults."""
+    from fedsim.describe import describe as text
+
+    print(text(name))  # noqa: T201
+
+
+def _execute(config: Experiment, out: Path, resume: bool, dry_run: bool) -> None:
+    from fedsim.experiment import execute
+    from fedsim.plan import plan
+
+    if dry_run:
+        print(plan(config))  # noqa: T201
+    else:
+        print(execute(config, out, resume=resume, argv=sys.argv[1:]))  # noqa: T201
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point: run the command line and turn every outcome into its exit code."""
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = app(args=words, standalone_mode=False)
+    except (KeyboardInterrupt, click.Abort):
+        return _say("interrupted; the state is saved, run the same command again to go on", 130)
+    except UserError as error:
+        return _fail(str(error), 2, words)
+    except click.ClickException as error:
+        return _fail(error.format_message(), 2, words)
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.ENAMETOOLONG}:
+            where = f" ({error.filename})" if error.filename else ""
+            text = f"cannot write{where}: {os.strerror(error.errno or 0)}; what was stored is intact, make room and run again"
+            return _fail(text, 2, words)
+        return _fail(f"{type(error).__name__}: {error}", 1, words)
+    except Exception as error:  # noqa: BLE001 - the last line of defence; --debug shows the traceback
+        return _fail(f"{type(error).__name__}: {error} (--debug shows where)", 1, words)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(text: str, code: int, words: list[str]) -> int:
+    if "--debug" in words:
+        traceback.print_exc()
+    return _say(f"fedsim: {' '.join(text.split())}", code)
+
+
+def _say(text: str, code: int) -> int:
+    print(text, file=sys.stderr)  # noqa: T201
+    return code

@@ -1,0 +1,231 @@
+"""What a run's folder says about it, in one object per run; finished, interrupted and failed runs alike.
+
+Nothing is recomputed but what the folder deliberately does not hold: counts and class means of the private images,
+taken from the data themselves while they can still be loaded. What cannot be read becomes a note on the page.
+"""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from fedsim.build import Parts
+from fedsim.config import Raw, read, validate
+from fedsim.data.images import Dataset, Images
+from fedsim.data.partition import cells
+from fedsim.data.split import Split
+from fedsim.data.synthetic import SyntheticSet
+from fedsim.federated.rounds import RoundRecord
+from fedsim.runs import RunDirectory
+from fedsim.schema import Distillation, FederatedRun
+from fedsim.types import UserError
+
+SMALL = 10
+"""A cell is small with at most this many real images per synthetic one (`small_classes` of result.json)."""
+
+
+@dataclass
+class RunView:
+    """One run as the page sees it."""
+
+    path: Path
+    key: str
+    """A letter that stands for the run in charts; empty where it is the only one."""
+    config: Raw
+    config_text: str
+    """config.yaml as it lies there."""
+    manifest: dict[str, Any] = field(default_factory=dict)
+    result: dict[str, Any] | None = None
+    """result.json; None while the run is not finished."""
+    records: list[RoundRecord] = field(default_factory=list)
+    """Finished rounds of a federated run."""
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    uploads: dict[int, SyntheticSet] = field(default_factory=dict)
+    """Client → the set it uploaded in `upload_round`."""
+    upload_round: int = 0
+    sets: list[SyntheticSet] = field(default_factory=list)
+    """The sets of a central condensation."""
+    dataset: Dataset | None = None
+    split: Split | None = None
+    notes: list[str] = field(default_factory=list)
+    """What could not be read, and why."""
+
+    @property
+    def name(self) -> str:
+        """The run's own name."""
+        return str(self.config["name"])
+
+    @property
+    def federated(self) -> bool:
+        """Rounds over clients, rather than one central condensation."""
+        return "algorithm" in self.config
+
+    @property
+    def status(self) -> str:
+        """finished, interrupted, failed, or unfinished (at work, or killed)."""
+        if self.result is not None:
+            return "finished"
+        said = str(self.manifest.get("status", "unfinished"))
+        return said if said in {"interrupted", "failed"} else "unfinished"
+
+    @property
+    def method(self) -> str:
+        """Short names of what was run: `feddm · dm`, `fedavg`, `dm`."""
+        parts = [self.config.get(section) for section in ("algorithm", "method")]
+        return " · ".join(str(part["name"]).rpartition(":")[2] for part in parts if part)
+
+    @property
+    def images_per_class(self) -> int:
+        """Synthetic images per class, 0 where none are made."""
+        return int((self.config.get("method") or {}).get("ipc", 0))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, of the data or of any synthetic set; empty if neither is there."""
+        if self.dataset is not None:
+            return self.dataset.classes
+        found = next(iter([*self.uploads.values(), *self.sets]), None)
+        return found.classes if found is not None else ()
+
+    @property
+    def table(self) -> Int[np.ndarray, "clients k"] | None:
+        """Real images of each class at each client; None without the data."""
+        if self.dataset is None or self.split is None:
+            return None
+        return cells(self.split.client, self.dataset.train.labels.numpy(), self.dataset.num_classes)
+
+    @property
+    def small_cells(self) -> list[tuple[int, int, int]]:
+        """(client, class, images) of the small cells, smallest first."""
+        if self.result is not None:
+            found = [(cell[0], cell[1], cell[2]) for cell in self.result.get("small_classes", [])]
+        else:
+            table, limit = self.table, SMALL * self.images_per_class
+            places = [] if table is None else np.argwhere((table > 0) & (table <= limit)).tolist()
+            found = [(row, column, int(table[row, column])) for row, column in places if table is not None]
+        return sorted(found, key=lambda cell: (cell[2], cell[0], cell[1]))
+
+    def total(self, name: str) -> int:
+        """A sum over rounds by its name in result.json, from the finished rounds where there is no result."""
+        if self.result is not None and name in self.result:
+            return int(self.result[name])
+        counted = {
+            "uplink_bytes": [sum(record.uplink_bytes.values()) for record in self.records],
+            "downlink_bytes": [sum(record.downlink_bytes.values()) for record in self.records],
+            "clients_failed": [len(record.failed) for record in self.records],
+            "uploads_rejected": [len(record.rejected) for record in self.records],
+        }
+        return sum(counted[name])
+
+    def real_means(self, client: int | None) -> tuple[UInt8[Tensor, "k c h w"], Int[np.ndarray, "k"]] | None:
+        """Class means and counts of a client's images (None: of all training images); None without the data."""
+        if self.dataset is None or self.split is None:
+            return None
+        positions = self.split.train if client is None else self.split.client[client]
+        images = self.dataset.train.take(torch.from_numpy(positions))
+        return class_means(images, self.dataset.num_classes), images.counts(self.dataset.num_classes).numpy()
+
+
+def class_means(images: Images, num_classes: int) -> UInt8[Tensor, "k c h w"]:
+    """Mean image of each class, rounded to grey levels 0..255; black where a class has no image."""
+    sums = torch.zeros((num_classes, *images.pixels.shape[1:]), dtype=torch.float64)
+    sums.index_add_(0, images.labels, images.pixels.double())
+    counts = images.counts(num_classes).clamp(min=1).reshape(-1, 1, 1, 1)
+    return (sums / counts).round().to(torch.uint8)
+
+
+def collect(paths: Sequence[Path]) -> list[RunView]:
+    """Read the runs in `paths`, in that order; `UserError` for none, or for a folder that is no run."""
+    if not paths:
+        raise UserError("no run was given; give the folder of at least one run (the one that holds config.yaml)")
+    loaded: dict[str, Dataset] = {}
+    keys = [_key(number) for number in range(len(paths))] if len(paths) > 1 else [""]
+    return [_read_run(path, key, loaded) for path, key in zip(paths, keys, strict=True)]
+
+
+def _key(number: int) -> str:
+    turn, letter = divmod(number, 26)
+    return string.ascii_uppercase[letter] + (str(turn) if turn else "")
+
+
+def _read_run(path: Path, key: str, loaded: dict[str, Dataset]) -> RunView:
+    file = path / "config.yaml"
+    if not file.is_file():
+        raise UserError(f"{path} is not the folder of a run (it has no config.yaml); give OUT/<name>/<hash>-s<seed>")
+    config = read(file)
+    if not {"name", "seed", "data", "model"} <= config.keys():
+        raise UserError(f"{path} is not the folder of a run (its config.yaml is no resolved config); give another")
+    run = RunDirectory(path)
+    view = RunView(path, key, config, file.read_text(encoding="utf-8"))
+    if (path / "manifest.json").is_file():
+        view.manifest = run.read_json("manifest")
+    else:
+        view.notes.append("There is no manifest.json: versions, commit and status are unknown.")
+    view.result = run.read_json("result") if run.finished else None
+    _read_log(run, view)
+    _read_sets(view)
+    _read_data(view, loaded)
+    return view
+
+
+def _read_log(run: RunDirectory, view: RunView) -> None:
+    try:
+        view.metrics = run.metrics()
+    except json.JSONDecodeError as error:
+        view.notes.append(f"metrics.jsonl cannot be read ({error}): its curves are missing.")
+    try:
+        stored = run.last_round()
+        view.records = [RoundRecord.from_json(values) for values in stored[2]["records"]] if stored else []
+    except (UserError, KeyError, TypeError, AttributeError) as error:
+        view.notes.append(f"The rounds cannot be read, so their curves and ledger are missing: {error}")
+
+
+def _read_sets(view: RunView) -> None:
+    """Uploads of the last finished round (of the last one begun, if none finished), or the central sets."""
+    folder = view.path / "synthetic"
+    if not view.federated:
+        view.sets = [one for file in sorted(folder.glob("set_*.safetensors")) if (one := _load(view, file))]
+        return
+    begun = sorted(int(found.name.removeprefix("round_")) for found in folder.glob("round_*"))
+    if not begun:
+        return
+    finished = view.records[-1].round if view.records else begun[-1]
+    view.upload_round = max((number for number in begun if number <= finished), default=begun[-1])
+    for file in sorted((folder / f"round_{view.upload_round:03d}").glob("client_*.safetensors")):
+        if one := _load(view, file):
+            view.uploads[int(file.stem.removeprefix("client_"))] = one
+
+
+def _load(view: RunView, file: Path) -> SyntheticSet | None:
+    try:
+        return SyntheticSet.load(file)
+    except UserError as error:
+        view.notes.append(f"A synthetic set is left out: {error}")
+        return None
+
+
+def _read_data(view: RunView, loaded: dict[str, Dataset]) -> None:
+    """The private images and who holds them; the page says so where they are gone or have changed."""
+    try:
+        view.split = Split.load(view.path / "split.npz")
+        expected = view.manifest.get("data")
+        if expected is None:
+            raise UserError("the manifest has no fingerprint to recognise them by")
+        if expected not in loaded:
+            schema = FederatedRun if view.federated else Distillation
+            dataset = Parts(validate(schema, view.config)).dataset
+            if (found := dataset.fingerprint()) != expected:
+                raise UserError(f"they changed since the run (fingerprint {expected}, now {found})")
+            loaded[expected] = dataset
+        view.dataset = loaded[expected]
+    except (UserError, OSError) as error:
+        view.notes.append(f"The private images cannot be shown for comparison: {error}")

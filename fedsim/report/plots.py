@@ -1,0 +1,251 @@
+"""Charts as inline SVG, drawn by small pure functions; colours and type come from the page's style sheet.
+
+Lengths are SVG units, one CSS pixel at natural size. Colours are classes (`c0` … `c7`) and never the only sign:
+lines end in their label and carry one marker shape each. Every chart has a <title>, every mark its value.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+from markupsafe import Markup
+
+COLOURS = 8
+WIDTH, HEIGHT = 520, 290
+LEFT, RIGHT, TOP, BOTTOM = 54, 104, 30, 46
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a chart."""
+
+    label: str
+    """At its end; empty: none."""
+    points: Sequence[Point]
+    """(x, y); points that are not finite are left out."""
+    colour: int = 0
+    dashed: bool = False
+    thin: bool = False
+    """One of many: faint, without markers."""
+    title: str = ""
+    """Shown on hover."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis: its label, how values are written, its scale."""
+
+    label: str
+    write: Callable[[float], str]
+    log: bool = False
+    whole: bool = False
+    """Only integers are marked."""
+    top: float = math.inf
+    """Nothing above exists (1 for an accuracy)."""
+
+    def ticks(self, values: Sequence[float]) -> list[float]:
+        """Marks for these values; on a linear axis they enclose them."""
+        low, high = min(values), max(values)
+        if self.log:
+            return log_ticks(low, high)
+        return [tick for tick in nice_ticks(low, high, whole=self.whole) if tick <= self.top]
+
+    def scale(self, values: Sequence[float], ticks: Sequence[float]) -> Callable[[float], float]:
+        """Value → 0..1 along the axis."""
+        shape = math.log10 if self.log else float
+        low, high = shape(min(*values, *ticks)), shape(max(*values, *ticks))
+        span = high - low or 1.0
+        return lambda value: (shape(value) - low) / span
+
+
+@dataclass(frozen=True)
+class Interval:
+    """One row of a forest plot."""
+
+    label: str
+    value: float
+    interval: tuple[float, float] | None
+    dots: Sequence[float] = ()
+    """Single values behind `value`."""
+    colour: int = 0
+    control: bool = False
+    """Drawn hollow."""
+
+
+def nice_ticks(low: float, high: float, count: int = 5, *, whole: bool = False) -> list[float]:
+    """About `count` round numbers (1, 2, 5 times a power of ten) that enclose [low, high]."""
+    if low == high:
+        pad = 1.0 if whole else abs(low) * 0.05 or 1.0
+        low, high = low - pad, high + pad
+    raw = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
+    step = max(step, 1.0) if whole else step
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(number * step, 12) for number in range(first, last + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Round numbers inside [low, high] (both > 0), at least two where the range allows."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for factors in ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 4, 5, 6, 8)):
+        found = [factor * 10.0**power for power in powers for factor in factors]
+        found = [tick for tick in found if low * 0.999 <= tick <= high * 1.001]
+        if len(found) >= 3:
+            return found[:: math.ceil(len(found) / 7)]
+    return [tick for tick in nice_ticks(low, high, 3) if tick > 0]
+
+
+def wide_range(values: Sequence[float]) -> bool:
+    """Whether a logarithmic axis reads better: all positive, more than a factor of twenty apart."""
+    return bool(values) and min(values) > 0 and max(values) / min(values) > 20
+
+
+def line_chart(title: str, series: Sequence[Series], x: Axis, y: Axis) -> Markup:
+    """Several series over one x; empty if no point is finite."""
+    kept = [(one, [point for point in one.points if all(map(math.isfinite, point))]) for one in series]
+    kept = [(one, points) for one, points in kept if points]
+    if not kept:
+        return Markup("")
+    xs, ys = ([point[axis] for _, points in kept for point in points] for axis in (0, 1))
+    x_ticks, y_ticks = x.ticks(xs), y.ticks(ys)
+    across, up = x.scale(xs, x_ticks), y.scale(ys, y_ticks)
+    right, base = WIDTH - RIGHT, HEIGHT - BOTTOM
+
+    def place(point: Point) -> Point:
+        return LEFT + (right - LEFT) * across(point[0]), base - (base - TOP) * up(point[1])
+
+    body = [_axes(x, y, [(place((tick, ys[0]))[0], tick) for tick in x_ticks],
+                  [(place((xs[0], tick))[1], tick) for tick in y_ticks])]  # fmt: skip
+    ends: list[tuple[Series, Point]] = []
+    for one, points in kept:
+        placed = [place(point) for point in points]
+        words = [f"{one.title or one.label}: {x.write(a)}, {y.write(b)}" for a, b in points]
+        body.append(_line(one, placed, words))
+        ends += [(one, placed[-1])] if one.label else []
+    return _svg(title, WIDTH, HEIGHT, [*body, *_end_labels(ends)])
+
+
+def _axes(x: Axis, y: Axis, x_ticks: Sequence[Point], y_ticks: Sequence[Point]) -> Markup:
+    right, base = WIDTH - RIGHT, HEIGHT - BOTTOM
+    parts = [Markup('<text class="axis" x="{}" y="14">{}</text>').format(4, y.label)]
+    parts.append(Markup('<text class="axis end" x="{}" y="{}">{}</text>').format(right, HEIGHT - 6, x.label))
+    for place, tick in y_ticks:
+        parts.append(_tag("line", "grid", x1=LEFT, x2=right, y1=place, y2=place))
+        parts.append(_text("tick end", LEFT - 8, place + 4, y.write(tick)))
+    parts.append(_tag("line", "base", x1=LEFT, x2=right, y1=base, y2=base))
+    for place, tick in x_ticks:
+        parts.append(_tag("line", "base", x1=place, x2=place, y1=base, y2=base + 4))
+        parts.append(_text("tick middle", place, base + 19, x.write(tick)))
+    return Markup("").join(parts)
+
+
+def _line(series: Series, points: Sequence[Point], words: Sequence[str]) -> Markup:
+    style = f"line c{series.colour % COLOURS}" + " dashed" * series.dashed + " thin" * series.thin
+    path = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in points)
+    drawn = Markup('<path class="{}" d="{}"><title>{}</title></path>').format(style, path, series.title or series.label)
+    if series.thin:
+        return drawn
+    shown = zip(points, words, strict=True) if len(points) <= 40 else [(points[-1], words[-1])]
+    return drawn + Markup("").join(_marker(series, point, word) for point, word in shown)
+
+
+def _marker(series: Series, point: Point, word: str) -> Markup:
+    """Circle, square, triangle or diamond by colour; hollow on a dashed line."""
+    a, b = point
+    shape = (
+        "m-3.5 0a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0 -7 0z", "m-3.2 -3.2h6.4v6.4h-6.4z",
+        "m0 -4.2l4 7.2h-8z", "m0 -4.4l4.2 4.4l-4.2 4.4l-4.2 -4.4z",
+    )[series.colour % 4]  # fmt: skip
+    style = f"mark c{series.colour % COLOURS}" + " hollow" * series.dashed
+    return Markup('<path class="{}" d="M{:.1f} {:.1f}{}"><title>{}</title></path>').format(style, a, b, shape, word)
+
+
+def _end_labels(ends: Sequence[tuple[Series, Point]]) -> list[Markup]:
+    """The series' labels right of their last points, moved down until none covers another."""
+    drawn: list[Markup] = []
+    taken: list[Point] = []
+    for series, (a, b) in sorted(ends, key=lambda end: end[1][1]):
+        for other_a, other_b in taken:
+            if abs(other_a - a) < RIGHT and abs(b - other_b) < 17:
+                b = other_b + 17
+        taken.append((a, b))
+        drawn.append(_text(f"label c{series.colour % COLOURS}", a + 9, b + 4, series.label))
+    return drawn
+
+
+def forest(title: str, rows: Sequence[Interval], write: Callable[[float], str]) -> Markup:
+    """Values with their intervals, one row each, on one axis."""
+    values = [v for row in rows for v in (row.value, *row.dots, *(row.interval or ()))]
+    axis = Axis("", write, top=1.0)
+    ticks = axis.ticks(values)
+    along = axis.scale(values, ticks)
+    left, right, step = 132, WIDTH - 66, 34
+    height = 16 + step * len(rows) + 28
+
+    def place(value: float) -> float:
+        return left + (right - left) * along(value)
+
+    body = [_tag("line", "grid", x1=place(tick), x2=place(tick), y1=8, y2=height - 28) for tick in ticks]
+    body += [_text("tick middle", place(tick), height - 8, write(tick)) for tick in ticks]
+    for number, row in enumerate(rows):
+        y, style = 16 + step * (number + 0.5), f"c{row.colour % COLOURS}"
+        body.append(_text("row", 2, y + 4, row.label))
+        body += [_tag("circle", f"dot {style}", cx=place(value), cy=y, r=2.5) for value in row.dots]
+        if row.interval is not None:
+            low, high = place(row.interval[0]), place(row.interval[1])
+            body.append(_tag("line", f"whisker {style}", x1=low, x2=high, y1=y, y2=y))
+        series = Series(row.label, (), row.colour, dashed=row.control)
+        body.append(_marker(series, (place(row.value), y), f"{row.label}: {write(row.value)}"))
+        body.append(_text("value end", WIDTH - 2, y + 4, write(row.value)))
+    return _svg(title, WIDTH, height, body)
+
+
+def heat_map(title: str, table: Int[np.ndarray, "rows columns"], rows: Sequence[str], columns: Sequence[str],
+             marks: Callable[[int, int], str]) -> Markup:  # fmt: skip
+    """Counts as cells, darker with √count; `marks(row, column)` is an extra class of a cell or empty."""
+    slanted = max(map(len, columns), default=0) > 3
+    left, top, wide, tall = 36, 64 if slanted else 24, 28, 23
+    most = max(1, int(table.max(initial=0)))
+    body = [_column_name(left + wide * (at + 0.5), top - 8, name, slanted) for at, name in enumerate(columns)]
+    body.append(_text("tick end", left + wide * len(columns) + 38, top - 8, "all"))
+    for row, name in enumerate(rows):
+        y = top + tall * row
+        body.append(_text("tick end", left - 8, y + 16, name))
+        body.append(_text("tick end", left + wide * len(columns) + 38, y + 16, str(int(table[row].sum()))))
+        for column in map(int, np.flatnonzero(table[row])):
+            count, x = int(table[row, column]), left + wide * column
+            depth = 0.06 + 0.84 * math.sqrt(count / most)
+            word = f"client {name}, class {columns[column]}: {count}"
+            box = Markup('<rect x="{}" y="{}" width="{}" height="{}" rx="2"{}/>')
+            body.append(Markup('<g class="cell {}"><title>{}</title>').format(marks(row, column), word))
+            body.append(box.format(x + 1, y + 1, wide - 2, tall - 2, Markup(' style="fill-opacity:{:.2f}"').format(depth)))
+            body.append(_text("count dark" if depth > 0.55 else "count", x + wide / 2, y + 16, str(count)) + Markup("</g>"))
+    return _svg(title, left + wide * len(columns) + 42, top + tall * len(rows) + 4, body, "map")
+
+
+def _column_name(x: float, y: float, name: str, slanted: bool) -> Markup:
+    if not slanted:
+        return _text("tick middle", x, y, name)
+    short = name if len(name) <= 10 else name[:9] + "…"
+    return Markup('<text class="tick" transform="translate({:.0f} {:.0f}) rotate(-45)">{}</text>').format(x, y, short)
+
+
+def _tag(name: str, style: str, **numbers: float) -> Markup:
+    places = " ".join(f'{key}="{value:.1f}"' for key, value in numbers.items())
+    return Markup(f'<{name} class="{style}" {places}/>')  # noqa: S704 - numbers and our own class names only
+
+
+def _text(style: str, x: float, y: float, words: str) -> Markup:
+    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(style, x, y, words)
+
+
+def _svg(title: str, width: float, height: float, body: Sequence[Markup], kind: str = "chart") -> Markup:
+    frame = '<svg class="{0}" role="img" viewBox="0 0 {1} {2}" width="{1}" height="{2}"><title>{3}</title>{4}</svg>'
+    return Markup(frame).format(kind, width, height, title, Markup("").join(body))
