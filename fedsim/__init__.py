@@ -1,8 +1,8 @@
 """Federated dataset distillation over Flower, in three lines:
 
-    data = fedsim.load("digits")
-    synthetic = fedsim.distill(data, "dm", ipc=5, iterations=500)
-    print(fedsim.evaluate(synthetic, data).mean)
+data = fedsim.load("digits")
+synthetic = fedsim.distill(data, "dm", ipc=5, iterations=500)
+print(fedsim.evaluate(synthetic, data).mean)
 """
 
 from __future__ import annotations

@@ -49,7 +49,9 @@ def distill(
     chosen: Any = section("method", {"name": method, **settings})
     network = network_factory(_fitting(model, data), data, torch.device(compute.device))
     task = central_task(data.train, data, network, chosen.ipc, compute, Streams(seed))
-    synthetic, _ = condense(catalog.resolve("method", method)(chosen), task, chosen.iterations, Streams(seed, ("set", 0)))
+    synthetic, _ = condense(
+        catalog.resolve("method", method)(chosen), task, chosen.iterations, Streams(seed, ("set", 0))
+    )
     return synthetic
 
 
@@ -83,14 +85,20 @@ def simulate(config: Path | str, *assignments: str, out: Path | str = "runs", re
 
 
 def evaluate_file(path: Path, data: str, assignments: list[str], seed: int) -> Raw:
-    """What `fedsim evaluate` prints. Keys `data.…` belong to the data, `model…` to the network, others to the protocol."""
+    """What `fedsim evaluate` prints. Keys `data.…` are the data's, `model…` the network's, others the protocol's."""
     synthetic = SyntheticSet.load(path)
-    settings = override({"data": {"name": data}, "model": dict(synthetic.protocol.get("model", {})) or "convnet"}, assignments)
+    settings = override(
+        {"data": {"name": data}, "model": dict(synthetic.protocol.get("model", {})) or "convnet"}, assignments
+    )
     images = load(**settings.pop("data"))
     model = settings.pop("model")
     result = evaluate(synthetic, images, model=model, seed=seed, **settings)
     protocol = validate(EvaluationConfig, settings).model_dump(mode="json") | {"model": model}
-    return result.as_dict() | {"synthetic_images": len(synthetic), "bits": synthetic.bits(), "protocol": protocol}
+    return result.as_dict() | {
+        "synthetic_images": len(synthetic),
+        "bits": synthetic.bits(),
+        "protocol": protocol,
+    }
 
 
 def section(kind: str, raw: Raw) -> Section:

@@ -48,7 +48,7 @@ def train(message: Message, context: Context) -> Message:
         parts.images(parts.split.client[client]),
         client,
         read_broadcast(message.content),
-        iterations=method.iterations if method is not None else getattr(config.algorithm, "local").epochs,
+        iterations=method.iterations if method is not None else config.algorithm.local.epochs,
         store=Path(str(store)) if store else None,
         checkpoint_every=config.checkpoint_every,
         faults=config.faults,

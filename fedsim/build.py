@@ -80,10 +80,16 @@ class Parts:
         """What both halves of a federated method know."""
         dataset = self.dataset
         return Setting(
-            self.streams, dataset.classes, dataset.image_shape, self.normalise, self.fresh(), self.device, self.chunk
+            self.streams,
+            dataset.classes,
+            dataset.image_shape,
+            self.normalise,
+            self.fresh(),
+            self.device,
+            self.chunk,
         )
 
-    def distiller(self, method: Section) -> Distiller:
+    def distiller(self, method: Any) -> Distiller:
         """The condensation method of that section."""
         return catalog.resolve("method", method.name)(method)
 
@@ -118,9 +124,7 @@ def network_factory(model: Section, dataset: Dataset, device: torch.device) -> F
     return fresh
 
 
-def central_task(
-    images: Images, dataset: Dataset, fresh: Fresh, ipc: int, compute: Compute, streams: Streams
-) -> Task:
+def central_task(images: Images, dataset: Dataset, fresh: Fresh, ipc: int, compute: Compute, streams: Streams) -> Task:
     """Condense `images` into `ipc` per class, or as many as the class has."""
     device = torch.device(compute.device)
     normalise = Normalise(dataset.mean, dataset.std)

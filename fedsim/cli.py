@@ -72,7 +72,9 @@ def distill(
 def evaluate(
     synthetic: Annotated[Path, typer.Argument(help="A synthetic set, .safetensors, as fedsim writes it.")],
     data: Annotated[str, typer.Option(help="Real images to test on: a catalog name.")],
-    assignments: Annotated[list[str] | None, typer.Argument(help="model=resnet18 nets=5 train.epochs=300 data.path=…")] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Argument(help="model=resnet18 nets=5 train.epochs=300 data.path=…")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the networks.")] = 0,
     debug: Debug = False,
 ) -> None:
@@ -109,7 +111,8 @@ def list_(
 
 @app.command()
 def describe(
-    name: Annotated[str, typer.Argument(help="A name of the catalog, such as dm or feddm.")], debug: Debug = False
+    name: Annotated[str, typer.Argument(help="A name of the catalog, such as dm or feddm.")],
+    debug: Debug = False,
 ) -> None:
     """Print what a part does, its source, and its settings with their defaults."""
     from fedsim.describe import describe as text
@@ -127,7 +130,7 @@ def _execute(config: Experiment, out: Path, resume: bool, dry_run: bool) -> None
         print(execute(config, out, resume=resume, argv=sys.argv[1:]))  # noqa: T201
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> int:  # noqa: PLR0911 - one return per outcome
     """Entry point: run the command line and turn every outcome into its exit code."""
     words = sys.argv[1:] if arguments is None else arguments
     try:
@@ -139,9 +142,16 @@ def main(arguments: list[str] | None = None) -> int:
     except click.ClickException as error:
         return _fail(error.format_message(), 2, words)
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.ENAMETOOLONG}:
+        if error.errno in {
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EACCES,
+            errno.EROFS,
+            errno.EPERM,
+            errno.ENAMETOOLONG,
+        }:
             where = f" ({error.filename})" if error.filename else ""
-            text = f"cannot write{where}: {os.strerror(error.errno or 0)}; what was stored is intact, make room and run again"
+            text = f"cannot write{where}: {os.strerror(error.errno or 0)}; what was stored is intact, mend it and run again"
             return _fail(text, 2, words)
         return _fail(f"{type(error).__name__}: {error}", 1, words)
     except Exception as error:  # noqa: BLE001 - the last line of defence; --debug shows the traceback

@@ -116,7 +116,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> Raw:
     for key in keys:
         if keys.count(key) > 1:
             raise UserError(f"key '{key}' is given twice{node.start_mark}")
-    return loader.construct_mapping(node, deep=True)
+    return {str(key): value for key, value in loader.construct_mapping(node, deep=True).items()}
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
@@ -125,7 +125,7 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 def parse_yaml(text: str, origin: str) -> Any:
     """The YAML value in `text`; `origin` names it in errors."""
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise UserError(f"{origin} is not YAML: {' '.join(str(error).split())}") from error
 

@@ -17,7 +17,11 @@ class Terminal:
     def __init__(self) -> None:
         self._console = RichConsole(stderr=True, highlight=False)
         self._live = sys.stderr.isatty()
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        )
         times = (TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TimeRemainingColumn())
         self._progress = Progress(*columns, *times, console=self._console, disable=not self._live, transient=True)
         self._tasks: dict[str, TaskID] = {}
@@ -30,7 +34,9 @@ class Terminal:
         self._progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._progress.stop()
 
     def say(self, text: str) -> None:

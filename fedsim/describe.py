@@ -22,7 +22,13 @@ def describe(name: str) -> str:
     kind = kinds[0]
     module = importlib.import_module(catalog.place(kind, name).partition(":")[0])
     schema: type[Section] = catalog.resolve(kind, name).Config
-    lines = [f"{kind} {name}   ({catalog.place(kind, name)})", "", (module.__doc__ or "").strip(), "", "Settings"]
+    lines = [
+        f"{kind} {name}   ({catalog.place(kind, name)})",
+        "",
+        (module.__doc__ or "").strip(),
+        "",
+        "Settings",
+    ]
     for key, field in schema.model_fields.items():
         lines.append(f"  {key} = {_default(field.get_default(call_default_factory=True))}")
         if field.description:

@@ -56,7 +56,9 @@ def _set(run: RunDirectory, parts: Parts, number: int, terminal: Terminal) -> Sy
         note = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
         terminal.bar(f"set {number}", iteration, config.method.iterations, note)
 
-    terminal.say(f"condensing {len(parts.split.train)} images with {config.method.name}, set {number + 1} of {config.sets}")
+    terminal.say(
+        f"condensing {len(parts.split.train)} images with {config.method.name}, set {number + 1} of {config.sets}"
+    )
     synthetic, _ = condense(
         parts.distiller(config.method),
         parts.task(),
@@ -68,7 +70,13 @@ def _set(run: RunDirectory, parts: Parts, number: int, terminal: Terminal) -> Sy
     )
     provenance = synthetic.provenance | {"config": run.path.name, "set": number}
     described = SyntheticSet(
-        synthetic.images, synthetic.labels, synthetic.classes, synthetic.mean, synthetic.std, provenance, _protocol(config)
+        synthetic.images,
+        synthetic.labels,
+        synthetic.classes,
+        synthetic.mean,
+        synthetic.std,
+        provenance,
+        _protocol(config),
     )
     described.save(path)
     described.save_png(folder / f"set_{number:03d}.png")
@@ -90,9 +98,7 @@ def _random_subset(parts: Parts, config: Distillation, terminal: Terminal) -> Sc
     return _score(parts, subsets, single, "control", terminal)
 
 
-def _score(
-    parts: Parts, sets: list[Images], evaluation: EvaluationConfig, purpose: str, terminal: Terminal
-) -> Score:
+def _score(parts: Parts, sets: list[Images], evaluation: EvaluationConfig, purpose: str, terminal: Terminal) -> Score:
     on_device = [one.to(parts.device) for one in sets]
     return score(
         on_device, parts.dataset.test, parts.normalise, evaluation, parts.fresh(evaluation.model),

@@ -19,7 +19,11 @@ from fedsim.schema import Experiment, FederatedRun
 from fedsim.simulation import simulate
 from fedsim.types import UserError
 
-LIBRARY_SWITCHES = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+LIBRARY_SWITCHES = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
 """Nothing leaves the machine by default."""
 
 
@@ -87,7 +91,9 @@ def summary(result: dict[str, Any]) -> list[str]:
         lines.append(f"  control {name}: {control['accuracy']:.4f}")
     if result["synthetic_images"]:
         ratio = result["synthetic_images"] / result["real_images"]
-        lines.append(f"  {result['synthetic_images']} synthetic for {result['real_images']} real images ({ratio:.3f} each)")
+        lines.append(
+            f"  {result['synthetic_images']} synthetic for {result['real_images']} real images ({ratio:.3f} each)"
+        )
     if result.get("uplink_bytes"):
         lines.append(f"  uplink {result['uplink_bytes']:,} bytes, downlink {result['downlink_bytes']:,} bytes")
         lines.append(f"  {result['clients_failed']} clients failed, {result['uploads_rejected']} uploads rejected")

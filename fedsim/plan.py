@@ -28,25 +28,28 @@ def plan(config: Experiment) -> str:
     if isinstance(config, FederatedRun):
         lines += _federated(parts, config, network, forward, backward)
     else:
-        method: Any = config.method
+        method: Any = getattr(config, "method", None)
         images = int(torch.tensor([method.ipc] * parts.dataset.num_classes).sum())
         steps = method.iterations * _step(parts, config, images, len(parts.split.train), forward, backward)
-        lines.append(f"# condensation about {steps:,.0f} s for each of {getattr(config, 'sets', 1)} set(s), evaluation not included")
+        lines.append(
+            f"# condensation about {steps:,.0f} s for each of {getattr(config, 'sets', 1)} set(s), without evaluation"
+        )
     lines.append(f"# real images in memory {parts.dataset.train.pixels.numel() / 1e6:.0f} MB per process")
     lines.append("# epsilon: none; no differential privacy is applied")
     return "\n".join(lines)
 
 
-def _federated(
-    parts: Parts, config: FederatedRun, network: Network, forward: float, backward: float
-) -> list[str]:
+def _federated(parts: Parts, config: FederatedRun, network: Network, forward: float, backward: float) -> list[str]:
     clients = parts.split.client
     down = payload_bytes(write_broadcast(Broadcast(1, state(network))))
     per_class = parts.algorithm().budget(parts.setting)
     seconds, images, up = 0.0, 0, down * len(clients)
     if per_class:
         method: Any = config.method
-        counts = [parts.images(positions).counts(parts.dataset.num_classes).clamp(max=per_class).sum() for positions in clients]
+        counts = [
+            parts.images(positions).counts(parts.dataset.num_classes).clamp(max=per_class).sum()
+            for positions in clients
+        ]
         images = int(sum(counts))
         up = images * (parts.dataset.train.pixels[0].numel() + 8)
         for positions, count in zip(clients, counts, strict=True):
@@ -61,7 +64,7 @@ def _federated(
     return [
         f"# {len(clients)} clients, {images} synthetic images a round at full participation",
         f"# uplink about {up:,} and downlink {down * len(clients):,} bytes a round",
-        f"# time about {wall:,.0f} s for {config.rounds} round(s) with {config.compute.workers} worker(s), controls not included",
+        f"# time about {wall:,.0f} s for {config.rounds} round(s), {config.compute.workers} worker(s), no controls",
     ]
 
 

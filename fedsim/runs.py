@@ -1,7 +1,7 @@
 """The run directory: what a run writes, atomically, so that it can be killed at any moment and go on.
 
-    OUT/<name>/<confighash>-s<seed>/   config.yaml · manifest.json · metrics.jsonl · split.npz · checkpoints/ ·
-                                       synthetic/ · clients/ · result.json · report.html
+OUT/<name>/<confighash>-s<seed>/   config.yaml · manifest.json · metrics.jsonl · split.npz · checkpoints/ ·
+                                   synthetic/ · clients/ · result.json · report.html
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
             return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118 - not a dict
     except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
         raise UserError(
-            f"checkpoint {path} is damaged ({' '.join(str(error).split())}); delete that file to go on from the one before"
+            f"checkpoint {path} is damaged ({' '.join(str(error).split())}); delete it to go on from the one before"
         ) from error
 
 
@@ -100,7 +100,9 @@ class RunDirectory:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise UserError(f"another process is working on {self.path}; wait for it or give another --out") from error
+                raise UserError(
+                    f"another process is working on {self.path}; wait for it or give another --out"
+                ) from error
             yield
 
     # --- metrics ---
@@ -184,7 +186,7 @@ def _git() -> dict[str, Any] | None:
 
     def ask(*words: str) -> str | None:
         try:
-            done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True)  # noqa: S607
+            done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True)
         except (OSError, subprocess.CalledProcessError):
             return None
         return done.stdout.strip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fedsim.app import SERVE, server_app
@@ -54,11 +55,10 @@ def small_cells(parts: Parts) -> list[list[int]]:
     ]
 
 
-def _rounds(
-    run: RunDirectory, parts: Parts, on_val: Val, terminal: Terminal
-) -> tuple[ServerState, list[RoundRecord]]:
+def _rounds(run: RunDirectory, parts: Parts, on_val: Val, terminal: Terminal) -> tuple[ServerState, list[RoundRecord]]:
     """Run Flower's ServerApp on the engine."""
-    config, setting, algorithm = _config(parts), parts.setting, parts.algorithm()
+    config, algorithm = _config(parts), parts.algorithm()
+    setting = replace(parts.setting, progress=terminal.bar)
     per_class = algorithm.budget(setting)
     weights = None if per_class else algorithm.init(setting).weights
     server = Server(
@@ -114,9 +114,7 @@ def _upload_real_subset(
     return {"accuracy": tested, "accuracy_by_round": rounds}
 
 
-def _result(
-    parts: Parts, state: ServerState, records: list[RoundRecord], controls: dict[str, Any]
-) -> dict[str, Any]:
+def _result(parts: Parts, state: ServerState, records: list[RoundRecord], controls: dict[str, Any]) -> dict[str, Any]:
     """result.json; the test split is touched here and in the control, nowhere else."""
     config, test = _config(parts), parts.dataset.test
     tested = accuracy(network_with(parts.setting, state.weights), test, parts.normalise)
@@ -159,8 +157,8 @@ def _warn_small(terminal: Terminal, parts: Parts) -> None:
         client, label, count = min(small, key=lambda cell: cell[2])
         terminal.say(
             f"warning: {len(small)} client-class cells hold at most 10 real images per synthetic one (smallest: client "
-            f"{client}, class {parts.dataset.classes[label]}, {count}); there the upload can show its images whatever the "
-            "start. partition.min_class withholds such cells"
+            f"{client}, class {parts.dataset.classes[label]}, {count}); there the upload can show its images whatever "
+            "the start. partition.min_class withholds such cells"
         )
 
 

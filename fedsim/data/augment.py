@@ -75,9 +75,7 @@ class Config(Section):
     """Smallest factor on each pixel's distance from the image's mean; the largest is 1 more."""
 
 
-def draw(
-    config: Config, groups: int, rng: torch.Generator, *, one_operation: bool = False
-) -> Float[Tensor, "g p"]:
+def draw(config: Config, groups: int, rng: torch.Generator, *, one_operation: bool = False) -> Float[Tensor, "g p"]:
     """One float32 row per group, on the CPU: an index into `config.strategy`, then a uniform per parameter.
 
     Independent of the image size, so rows can be stored and indexed by class. With `one_operation` all groups
@@ -182,9 +180,7 @@ def flip(images: Float[Tensor, "n c h w"], mirrored: Float[Tensor, "n"]) -> Floa
     return torch.where(mirrored.view(-1, 1, 1, 1) != 0, images.flip(3), images)
 
 
-def scale(
-    images: Float[Tensor, "n c h w"], x: Float[Tensor, "n"], y: Float[Tensor, "n"]
-) -> Float[Tensor, "n c h w"]:
+def scale(images: Float[Tensor, "n c h w"], x: Float[Tensor, "n"], y: Float[Tensor, "n"]) -> Float[Tensor, "n c h w"]:
     """Read at `x` times the horizontal and `y` times the vertical coordinate."""
     zero = torch.zeros_like(x)
     return _read_at(images, (x, zero), (zero, y))

@@ -84,21 +84,15 @@ class ImageFolder:
     def load(self) -> Dataset:
         """Every image, in the order of the names; `UserError` for a wrong folder or an unreadable image."""
         if not self.root.is_dir():
-            raise UserError(
-                f"data.path {self.root} is not a folder; give one with train/CLASS/ and test/CLASS/"
-            )
+            raise UserError(f"data.path {self.root} is not a folder; give one with train/CLASS/ and test/CLASS/")
         splits = [self.root / name for name in ("train", "test") if _folders(self.root / name)]
         if len(splits) == 1:
-            raise UserError(
-                f"{self.root} has {splits[0].name}/ alone; give train/CLASS/ and test/CLASS/, or CLASS/"
-            )
+            raise UserError(f"{self.root} has {splits[0].name}/ alone; give train/CLASS/ and test/CLASS/, or CLASS/")
         if splits:
             (classes, train), (other, test) = (self._read(split) for split in splits)
             if classes != other:
                 odd = sorted(set(classes) ^ set(other))
-                raise UserError(
-                    f"class folder '{odd[0]}' is in one of train/ and test/ only; give it in both"
-                )
+                raise UserError(f"class folder '{odd[0]}' is in one of train/ and test/ only; give it in both")
         else:
             classes, every = self._read(self.root)
             train, test = self._hold_out(every)
@@ -108,9 +102,7 @@ class ImageFolder:
     def _read(self, root: Path) -> tuple[tuple[str, ...], Images]:
         folders = _folders(root)
         if len(folders) < 2:
-            raise UserError(
-                f"{root} has {len(folders)} class folder(s); give at least 2, with images in each"
-            )
+            raise UserError(f"{root} has {len(folders)} class folder(s); give at least 2, with images in each")
         files: list[Path] = []
         labels: list[int] = []
         for label, folder in enumerate(folders):

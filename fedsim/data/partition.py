@@ -190,9 +190,7 @@ def cells(parts: Sequence[Positions], labels: Labels, num_classes: int) -> Int[n
     return np.array([np.bincount(labels[part], minlength=num_classes) for part in parts], dtype=np.int64)
 
 
-def withhold_small(
-    parts: Sequence[Positions], labels: Labels, min_class: int
-) -> tuple[list[Positions], Positions]:
+def withhold_small(parts: Sequence[Positions], labels: Labels, min_class: int) -> tuple[list[Positions], Positions]:
     """Kept parts, and sorted withheld positions: every (client, class) cell of 0 < size < `min_class`."""
     kept: list[Positions] = []
     withheld: list[Positions] = [np.empty(0, np.int64)]

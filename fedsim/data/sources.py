@@ -121,7 +121,7 @@ class TorchvisionSet:
             where = f"{self.root.absolute()} ({one_line(error)}); put there {self.FILES}, or set data.path"
             raise UserError(f"data {self.config.name} could not be downloaded to {where}") from error
 
-    def _root(self, loader: Any) -> Path:  # noqa: ARG002
+    def _root(self, loader: Any) -> Path:
         return self.root
 
 
@@ -237,9 +237,7 @@ def _images(loaded: Any) -> Images:
         pixels = pixels[:, None]
     elif pixels.shape[1] != 3:
         pixels = pixels.permute(0, 3, 1, 2)
-    labels = torch.as_tensor(
-        loaded.labels if hasattr(loaded, "labels") else loaded.targets, dtype=torch.int64
-    )
+    labels = torch.as_tensor(loaded.labels if hasattr(loaded, "labels") else loaded.targets, dtype=torch.int64)
     if len(pixels) != len(labels):
         raise ValueError(f"{len(pixels)} images and {len(labels)} labels")
     return Images(pixels.contiguous(), labels)

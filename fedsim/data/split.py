@@ -79,9 +79,7 @@ class Split:
             with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
                 arrays = {key: file[key] for key in (*_KEYS, "client", "clients")}
         except (OSError, KeyError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-            raise UserError(
-                f"split {path} cannot be read ({one_line(error)}); give a run's split.npz"
-            ) from error
+            raise UserError(f"split {path} cannot be read ({one_line(error)}); give a run's split.npz") from error
         owner, clients = arrays.pop("client"), arrays.pop("clients")
         covered = np.concatenate([values.ravel() for values in arrays.values()])
         held = np.flatnonzero(owner >= 0)
@@ -117,13 +115,12 @@ def stratified(
         extra = order[take[order] < room[order]][:missing]
         take[extra] += 1
     pieces = [
-        rng.permutation(np.flatnonzero(labels == label))[:number]
-        for label, number in zip(classes, take, strict=True)
+        rng.permutation(np.flatnonzero(labels == label))[:number] for label, number in zip(classes, take, strict=True)
     ]
     return np.sort(np.concatenate(pieces))
 
 
-def draw_split(  # noqa: PLR0917 - the order of drawing
+def draw_split(
     labels: Int[np.ndarray, "n"],
     num_classes: int,
     val: float,
@@ -143,17 +140,13 @@ def draw_split(  # noqa: PLR0917 - the order of drawing
     rest, reserved = np.arange(len(labels)), {}
     for purpose, size, share, setting in zip(RESERVED, sizes, shares, settings, strict=True):
         if share > 0 and size < 1:
-            raise UserError(
-                f"{setting} of {len(labels)} records is less than 1 record; raise it or set it to 0"
-            )
+            raise UserError(f"{setting} of {len(labels)} records is less than 1 record; raise it or set it to 0")
         taken = stratified(labels[rest], size, numpy_stream(seed, "split", purpose), setting)
         reserved[purpose] = rest[taken]
         rest = np.delete(rest, taken)
     parts = partition(labels[rest], num_classes, numpy_stream(seed, "partition"))
     if not np.array_equal(np.sort(np.concatenate(parts)), np.arange(len(rest))):
-        raise UserError(
-            f"partition {partition.config.name} lost or doubled records; each must go to one client"
-        )
+        raise UserError(f"partition {partition.config.name} lost or doubled records; each must go to one client")
     client, withheld = withhold_small([rest[part] for part in parts], labels, partition.config.min_class)
     train = np.sort(np.concatenate(client))
     gone = np.setdiff1d(labels, labels[train])

@@ -87,18 +87,14 @@ class SyntheticSet:
     def load(cls, path: Path | str) -> SyntheticSet:
         """Read what `save` wrote; anything else is a `UserError`."""
         if not Path(path).is_file():
-            raise UserError(
-                f"synthetic set {path} does not exist; give a .safetensors file that fedsim wrote"
-            )
+            raise UserError(f"synthetic set {path} does not exist; give a .safetensors file that fedsim wrote")
         try:
             with safe_open(str(path), framework="pt") as file:
                 meta = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             header = json.loads(meta["fedsim"]) if meta.get("format") == FORMAT else None
         except (SafetensorError, json.JSONDecodeError, KeyError) as error:
-            raise UserError(
-                f"synthetic set {path} cannot be read ({error}); give a file that fedsim wrote"
-            ) from error
+            raise UserError(f"synthetic set {path} cannot be read ({error}); give a file that fedsim wrote") from error
         if header is None or set(tensors) != {"images", "labels"}:
             raise UserError(f"{path} is safetensors but not a synthetic set; give a file that fedsim wrote")
         mean, std = tuple(header["mean"]), tuple(header["std"])
@@ -122,9 +118,9 @@ class SyntheticSet:
 
     def save_png(self, path: Path | str, per_row: int | None = None, scale: int = 2) -> None:
         """Export one picture: a row of images per class present, labels ascending."""
-        Image.fromarray(self.grid(per_row)).resize(
-            _scaled(self.grid(per_row), scale), Image.Resampling.NEAREST
-        ).save(path)
+        Image.fromarray(self.grid(per_row)).resize(_scaled(self.grid(per_row), scale), Image.Resampling.NEAREST).save(
+            path
+        )
 
     def save_folder(self, path: Path | str) -> None:
         """Export PATH/CLASS/0000.png, as torchvision's ImageFolder reads it."""
@@ -139,9 +135,7 @@ class SyntheticSet:
         counts = self.counts()
         present = torch.nonzero(counts).flatten().tolist()
         columns = per_row or max(1, int(counts.max()) if len(self) else 1)
-        rows = [
-            chunk for label in present for chunk in (self.labels == label).nonzero().flatten().split(columns)
-        ]
+        rows = [chunk for label in present for chunk in (self.labels == label).nonzero().flatten().split(columns)]
         canvas = torch.full((channels, max(1, len(rows)) * (height + 1) + 1, columns * (width + 1) + 1), 128)
         canvas = canvas.to(torch.uint8)
         for row, members in enumerate(rows):
@@ -156,7 +150,7 @@ def union(sets: list[SyntheticSet]) -> Images:
     return Images(torch.cat([one.images for one in sets]), torch.cat([one.labels for one in sets]))
 
 
-def check_tensors(
+def check_tensors(  # noqa: PLR0911 - one return per defect
     images: Tensor, labels: Tensor, num_classes: int, image_shape: tuple[int, ...]
 ) -> str | None:
     """Shapes, dtypes, finiteness, box and label range of a received set: what is wrong, or None."""
@@ -173,9 +167,7 @@ def check_tensors(
     if labels.ndim != 1 or labels.shape[0] != images.shape[0]:
         return f"{tuple(labels.shape)} labels for {images.shape[0]} images"
     if labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= num_classes):
-        return (
-            f"labels reach from {int(labels.min())} to {int(labels.max())}, valid are 0 to {num_classes - 1}"
-        )
+        return f"labels reach from {int(labels.min())} to {int(labels.max())}, valid are 0 to {num_classes - 1}"
     return None
 
 

@@ -36,6 +36,4 @@ class Normalise:
 
     def _tensors(self, device: torch.device) -> tuple[Tensor, Tensor]:
         shape = (1, -1, 1, 1)
-        return torch.tensor(self.mean, device=device).view(shape), torch.tensor(self.std, device=device).view(
-            shape
-        )
+        return torch.tensor(self.mean, device=device).view(shape), torch.tensor(self.std, device=device).view(shape)

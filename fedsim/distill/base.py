@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Int64
@@ -73,6 +73,7 @@ class Task:
         return state(self.network)
 
 
+@runtime_checkable
 class Distiller(Protocol):
     """A condensation method. `Artifacts` and `State` are the method's own dataclasses of tensors."""
 

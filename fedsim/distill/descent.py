@@ -1,7 +1,8 @@
 """Projected gradient descent on synthetic images, with its memory in the open.
 
     sgd    v ← μ v + g                                       x ← Π(x − η v)
-    adam   m ← β₁ m + (1 − β₁) g,  q ← β₂ q + (1 − β₂) g²    x ← Π(x − η m̂ / (√q̂ + ε)),  m̂ = m/(1 − β₁ᵗ), q̂ = q/(1 − β₂ᵗ)
+    adam   m ← β₁ m + (1 − β₁) g,  q ← β₂ q + (1 − β₂) g²    x ← Π(x − η m̂ / (√q̂ + ε))
+                                                             m̂ = m/(1 − β₁ᵗ), q̂ = q/(1 − β₂ᵗ)
 
     g gradient · η step size in normalised units · Π projection onto the valid pixel box
 

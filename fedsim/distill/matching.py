@@ -1,4 +1,4 @@
-"""Per-class statistics of a batch in which any class may be small or missing: the sums that every matching loss uses."""
+"""Per-class sums and means of a batch in which any class may be small or missing: what every matching loss uses."""
 
 from __future__ import annotations
 

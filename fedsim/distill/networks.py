@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
@@ -25,7 +25,7 @@ from fedsim.config import Section
 from fedsim.data.augment import Config as DSAConfig
 from fedsim.data.augment import draw as draw_augmentation
 from fedsim.distill.base import Task
-from fedsim.models.functional import flatten, trainable_names, unflatten
+from fedsim.models.functional import flatten, state, trainable_names, unflatten
 from fedsim.types import Params, UserError
 
 
@@ -64,6 +64,7 @@ RealSums = Callable[[Params, Tensor | None, torch.Generator], tuple[Tensor, Tens
 """(weights, augmentation, rng) → real class sums and counts; given by the method, which knows what it matches."""
 
 
+@runtime_checkable
 class NetworkSource(Protocol):
     """Supplies the network of each step."""
 
@@ -175,9 +176,12 @@ class Pool:
     def draw(self, task: Task, prepared: PoolState, rng: torch.Generator) -> Draw:
         """One pair, uniformly."""
         index = int(torch.randint(self.config.size, (), generator=rng))
-        like = {name: value.detach() for name, value in task.network.state_dict().items()}
         augmentation = prepared.augmentations[index] if prepared.augmentations is not None else None
-        return Draw(unflatten(prepared.flats[index], like), augmentation, (prepared.sums[index], prepared.counts[index]))
+        return Draw(
+            unflatten(prepared.flats[index].clone(), state(task.network)),
+            augmentation,
+            (prepared.sums[index], prepared.counts[index]),
+        )
 
 
 def perturb(task: Task, radius: Radius, rng: torch.Generator) -> Params:
@@ -192,7 +196,9 @@ def perturb(task: Task, radius: Radius, rng: torch.Generator) -> Params:
     noise = torch.randn(centre.shape, generator=rng).to(centre.device)
     rho = radius.around(float(centre.norm()))
     noise *= min(rho / max(float(noise.norm()), math.ulp(0.0)), 1.0)
-    moved = {name: value.to(task.device, copy=True) for name, value in task.start.items()}  # batch norm writes into them
+    moved = {
+        name: value.to(task.device, copy=True) for name, value in task.start.items()
+    }  # batch norm writes into them
     return moved | {name: value.to(task.device) for name, value in unflatten(centre + noise, moving).items()}
 
 

@@ -40,8 +40,8 @@ class RealImages:
         rows, labels = self._draw(torch.full((self.num_classes,), per_class or len(self._images)), rng)
         device = self._images.pixels.device
         sums: Tensor | None = None
-        for index, targets in zip(rows.split(chunk or len(rows)), labels.split(chunk or len(rows)), strict=True):
-            targets = targets.to(device)
+        pieces = chunk or len(rows)
+        for index, targets in zip(rows.split(pieces), labels.to(device).split(pieces), strict=True):
             with torch.no_grad():
                 features = embed(self._normalise(self._images.pixels[index.to(device)]), targets)
                 part = class_sums(features, targets, self.num_classes)

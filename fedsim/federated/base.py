@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 
@@ -41,6 +41,8 @@ class Setting:
     """Where networks and images live."""
     chunk: int = 0
     """Images per forward and backward pass; 0: a whole batch."""
+    progress: Callable[[str, int, int, str], None] | None = None
+    """Told how far the server's own work is: (what, done, of how many, note)."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class ServerState:
     """The algorithm's own tensors (server momentum, control variates …)."""
 
 
+@runtime_checkable
 class Algorithm(Protocol):
     """Both halves of a federated method."""
 

@@ -17,7 +17,7 @@ class Fault(Section):
     """One client misbehaving in one round."""
 
     name: Literal["raise", "nan", "wrong_shape", "oversize", "silent"]
-    """`raise` an exception; upload `nan`, a `wrong_shape`, ten times the agreed size (`oversize`); never answer (`silent`)."""
+    """`raise` an exception; upload `nan`, a `wrong_shape`, ten times the agreed size (`oversize`); never answer."""
     client: int = Field(ge=0)
     """Partition id."""
     round: int = Field(default=1, ge=1)
@@ -38,7 +38,9 @@ def tamper(faults: Sequence[Fault], client: int, round_number: int, content: Rec
     """Spoil every array record of an upload, if that is planned."""
     for fault in _planned(faults, client, round_number):
         for key, record in list(content.array_records.items()):
-            content[key] = ArrayRecord({name: Array(_spoil(fault.name, value.numpy())) for name, value in record.items()})
+            content[key] = ArrayRecord(
+                {name: Array(_spoil(fault.name, value.numpy())) for name, value in record.items()}
+            )
     return content
 
 

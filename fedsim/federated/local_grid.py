@@ -13,8 +13,8 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from flwr.app import Context, Message, RecordDict
-from flwr.supercore.run import Run
 from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.run import Run
 
 from fedsim.federated.progress import Listener
 from fedsim.federated.workers import RUN_ID, Worker, identify
@@ -60,7 +60,12 @@ class LocalGrid(Grid):
         return self._run
 
     def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
     ) -> Message:
         """A message to one node."""
         return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)

@@ -1,4 +1,4 @@
-"""Tensors ⇄ Flower records, and the check that every upload passes before it is used. The only place with record keys."""
+"""Tensors ⇄ Flower records, and the check every upload passes before it is used. The only place with record keys."""
 
 from __future__ import annotations
 
@@ -62,10 +62,12 @@ def payload_bytes(content: RecordDict) -> int:
 
 def write_broadcast(broadcast: Broadcast) -> RecordDict:
     """Server → client."""
-    return RecordDict({
-        WEIGHTS: ArrayRecord({name: _array(value) for name, value in broadcast.weights.items()}),
-        INFO: ConfigRecord({"round": broadcast.round}),
-    })
+    return RecordDict(
+        {
+            WEIGHTS: ArrayRecord({name: _array(value) for name, value in broadcast.weights.items()}),
+            INFO: ConfigRecord({"round": broadcast.round}),
+        }
+    )
 
 
 def read_broadcast(content: RecordDict) -> Broadcast:
@@ -78,14 +80,18 @@ def read_broadcast(content: RecordDict) -> Broadcast:
 
 def write_upload(upload: Upload) -> RecordDict:
     """Client → server."""
-    content = RecordDict({
-        METRICS: MetricRecord({
-            "examples": upload.examples,
-            "iterations": [at for at, _ in upload.losses],
-            "losses": [float(loss) for _, loss in upload.losses],
-        }),
-        INFO: ConfigRecord({"round": upload.round, "client": upload.client}),
-    })
+    content = RecordDict(
+        {
+            METRICS: MetricRecord(
+                {
+                    "examples": upload.examples,
+                    "iterations": [at for at, _ in upload.losses],
+                    "losses": [float(loss) for _, loss in upload.losses],
+                }
+            ),
+            INFO: ConfigRecord({"round": upload.round, "client": upload.client}),
+        }
+    )
     if upload.synthetic is not None:
         tensors = {"images": upload.synthetic.images, "labels": upload.synthetic.labels}
         content[SYNTHETIC] = ArrayRecord({name: _array(value) for name, value in tensors.items()})
@@ -105,16 +111,22 @@ def read_upload(content: RecordDict, client: int, round_number: int, contract: C
         raise Rejected(f"upload of {size} bytes exceeds the limit of {contract.bytes}")
     try:
         metrics, info = content.metric_records[METRICS], content.config_records[INFO]
-        examples, losses = metrics["examples"], list(zip(metrics["iterations"], metrics["losses"], strict=True))
+        examples, losses = metrics["examples"], _losses(metrics["iterations"], metrics["losses"])
         if info["round"] != round_number:
             raise Rejected(f"upload is of round {info['round']}, not {round_number}")
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise Rejected(f"upload lacks its description ({type(error).__name__}: {error})") from error
     if not isinstance(examples, int) or examples < 1:
         raise Rejected(f"upload claims {examples!r} real images; valid: an integer ≥ 1")
     synthetic = _synthetic(content, client, round_number, contract) if contract.per_class else None
     weights = _weights(content, contract.weights) if contract.weights is not None else None
-    return Upload(client, round_number, examples, synthetic, weights, [(int(at), float(loss)) for at, loss in losses])
+    return Upload(client, round_number, examples, synthetic, weights, losses)
+
+
+def _losses(iterations: object, losses: object) -> list[tuple[int, float]]:
+    if not isinstance(iterations, list) or not isinstance(losses, list):
+        raise TypeError("iterations and losses are lists")
+    return [(int(at), float(loss)) for at, loss in zip(iterations, losses, strict=True)]
 
 
 def _synthetic(content: RecordDict, client: int, round_number: int, contract: Contract) -> SyntheticSet:
@@ -133,10 +145,13 @@ def _synthetic(content: RecordDict, client: int, round_number: int, contract: Co
         claimed = json.loads(str(content.config_records[INFO].get("provenance", "{}")))
     except json.JSONDecodeError as error:
         raise Rejected(f"provenance is not JSON ({error})") from error
-    provenance = {"method": claimed.get("method"), "init": claimed.get("init"), "client": client, "round": round_number}
-    return SyntheticSet(
-        images, labels, setting.classes, setting.normalise.mean, setting.normalise.std, provenance
-    )
+    provenance = {
+        "method": claimed.get("method"),
+        "init": claimed.get("init"),
+        "client": client,
+        "round": round_number,
+    }
+    return SyntheticSet(images, labels, setting.classes, setting.normalise.mean, setting.normalise.std, provenance)
 
 
 def _weights(content: RecordDict, expected: Params) -> Params:

@@ -1,4 +1,4 @@
-"""Where a working client says how far it is. The engine sets the listener around a call; without one nothing is said."""
+"""Where a working client says how far it is. The engine sets the listener; without one nothing is said."""
 
 from __future__ import annotations
 

@@ -10,8 +10,9 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+import torch
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 from pydantic import Field
@@ -34,10 +35,11 @@ class Participation(Section):
     """Seconds one client may work on one round."""
 
 
-class RunFailed(RuntimeError):
+class RunFailed(RuntimeError):  # noqa: N818 - says what happened to the run
     """The run cannot go on though the input was right: exit code 1."""
 
 
+@runtime_checkable
 class Console(Protocol):
     """Where the loop says how far it is."""
 
@@ -111,8 +113,6 @@ def run_rounds(grid: Grid, server: Server) -> tuple[ServerState, list[RoundRecor
 
 def sample(available: Sequence[int], fraction: float, streams: Streams) -> list[int]:
     """⌈fraction · K⌉ clients, ascending."""
-    import torch  # noqa: PLC0415
-
     count = max(1, math.ceil(fraction * len(available)))
     order = torch.randperm(len(available), generator=streams.generator("participation"))
     return sorted(available[int(index)] for index in order[:count])
@@ -132,9 +132,7 @@ def discover(grid: Grid, server: Server) -> dict[int, int]:
     return nodes
 
 
-def collect(
-    grid: Grid, server: Server, nodes: dict[int, int], broadcasts: Any, record: RoundRecord
-) -> list[Upload]:
+def collect(grid: Grid, server: Server, nodes: dict[int, int], broadcasts: Any, record: RoundRecord) -> list[Upload]:
     """Send the broadcasts, wait for every reply or error, check each; usable uploads ordered by client."""
     messages, owner = [], {}
     for client, node in nodes.items():
@@ -154,9 +152,7 @@ def collect(
     return [uploads[client] for client in sorted(uploads)]
 
 
-def _receive(
-    server: Server, client: int, broadcast: Broadcast, reply: Message, record: RoundRecord
-) -> Upload | None:
+def _receive(server: Server, client: int, broadcast: Broadcast, reply: Message, record: RoundRecord) -> Upload | None:
     if reply.has_error():
         record.failed[client] = " ".join(str(reply.error.reason).split())[:300]
         server.console.client_done(client, f"failed: {record.failed[client]}")

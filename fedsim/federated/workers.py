@@ -84,7 +84,7 @@ class Worker:
         return Message(Error(ErrorCode.REPLY_MESSAGE_UNAVAILABLE, reason), reply_to=self.message)
 
     @property
-    def connection(self) -> Connection:
+    def connection(self) -> Any:
         """What to wait on."""
         return self._pipe
 
@@ -101,7 +101,7 @@ def _work(pipe: Connection, lifeline: Connection, client_app: str, threads: int)
     """Body of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
-    import torch  # noqa: PLC0415 - the parent's import is not inherited by a spawned process
+    import torch
 
     torch.set_num_threads(threads)
     logging.getLogger("flwr").setLevel(logging.ERROR)

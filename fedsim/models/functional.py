@@ -44,9 +44,7 @@ def unflatten(vector: Float[Tensor, "p"], like: Params) -> Params:
     names = _floating_names(like)
     sizes = [like[name].numel() for name in names]
     if vector.numel() != sum(sizes):
-        raise UserError(
-            f"got a vector of {vector.numel()} entries; valid: {sum(sizes)}, as in the given parameters"
-        )
+        raise UserError(f"got a vector of {vector.numel()} entries; valid: {sum(sizes)}, as in the given parameters")
     pieces = zip(names, vector.split(sizes), strict=True)
     values = {name: piece.view(like[name].shape).to(like[name].dtype) for name, piece in pieces}
     return {name: values.get(name, tensor) for name, tensor in like.items()}

@@ -37,7 +37,6 @@ class MLP(Network):
     def __init__(self, config: Config, image_shape: tuple[int, int, int], num_classes: int) -> None:
         sizes = [math.prod(image_shape)] + [config.width] * config.depth
         blocks = [
-            nn.Sequential(nn.Flatten(), nn.Linear(size, config.width), nn.ReLU())
-            for size in sizes[: config.depth]
+            nn.Sequential(nn.Flatten(), nn.Linear(size, config.width), nn.ReLU()) for size in sizes[: config.depth]
         ]
         super().__init__(blocks, config.width, num_classes)

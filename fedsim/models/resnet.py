@@ -66,9 +66,7 @@ class BasicBlock(nn.Module):
             *_convolution(planes, planes, 3, 1, norm),
         )
         same = stride == 1 and channels == planes
-        self.shortcut = (
-            nn.Identity() if same else nn.Sequential(*_convolution(channels, planes, 1, stride, norm))
-        )
+        self.shortcut = nn.Identity() if same else nn.Sequential(*_convolution(channels, planes, 1, stride, norm))
 
     def forward(self, maps: Float[Tensor, "n c h w"]) -> Float[Tensor, "n planes rows columns"]:
         """Maps of `planes` channels, the sides divided by `stride` and rounded up."""

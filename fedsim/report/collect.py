@@ -1,7 +1,7 @@
 """What a run's folder says about it, in one object per run; finished, interrupted and failed runs alike.
 
-Nothing is recomputed but what the folder deliberately does not hold: counts and class means of the private images,
-taken from the data themselves while they can still be loaded. What cannot be read becomes a note on the page.
+Nothing is recomputed but what the folder deliberately does not hold: counts and class means of the private
+images, taken from the data while they can still be loaded. What cannot be read becomes a note on the page.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -97,13 +98,18 @@ class RunView:
         return found.classes if found is not None else ()
 
     @property
+    def controls(self) -> dict[str, dict[str, Any]]:
+        """Controls by name; empty while the run is not finished."""
+        return self.result["controls"] if self.result is not None else {}
+
+    @cached_property
     def table(self) -> Int[np.ndarray, "clients k"] | None:
         """Real images of each class at each client; None without the data."""
         if self.dataset is None or self.split is None:
             return None
         return cells(self.split.client, self.dataset.train.labels.numpy(), self.dataset.num_classes)
 
-    @property
+    @cached_property
     def small_cells(self) -> list[tuple[int, int, int]]:
         """(client, class, images) of the small cells, smallest first."""
         if self.result is not None:
@@ -114,20 +120,26 @@ class RunView:
             found = [(row, column, int(table[row, column])) for row, column in places if table is not None]
         return sorted(found, key=lambda cell: (cell[2], cell[0], cell[1]))
 
+    @cached_property
+    def _counts(self) -> dict[tuple[int, int], int]:
+        return {(client, label): images for client, label, images in self.small_cells}
+
+    def mark(self, client: int, label: int) -> str:
+        """`tiny`: a cell of no more real than synthetic images; `small`: another small one; else empty."""
+        images = self._counts.get((client, label))
+        return "" if images is None else "tiny" if images <= self.images_per_class else "small"
+
     def total(self, name: str) -> int:
         """A sum over rounds by its name in result.json, from the finished rounds where there is no result."""
         if self.result is not None and name in self.result:
             return int(self.result[name])
-        counted = {
-            "uplink_bytes": [sum(record.uplink_bytes.values()) for record in self.records],
-            "downlink_bytes": [sum(record.downlink_bytes.values()) for record in self.records],
-            "clients_failed": [len(record.failed) for record in self.records],
-            "uploads_rejected": [len(record.rejected) for record in self.records],
-        }
-        return sum(counted[name])
+        if name in {"uplink_bytes", "downlink_bytes"}:
+            return sum(sum(getattr(record, name).values()) for record in self.records)
+        kind = {"clients_failed": "failed", "uploads_rejected": "rejected"}[name]
+        return sum(len(getattr(record, kind)) for record in self.records)
 
     def real_means(self, client: int | None) -> tuple[UInt8[Tensor, "k c h w"], Int[np.ndarray, "k"]] | None:
-        """Class means and counts of a client's images (None: of all training images); None without the data."""
+        """Class means and counts of a client's images, of all for None; None without the data."""
         if self.dataset is None or self.split is None:
             return None
         positions = self.split.train if client is None else self.split.client[client]
@@ -146,24 +158,33 @@ def class_means(images: Images, num_classes: int) -> UInt8[Tensor, "k c h w"]:
 def collect(paths: Sequence[Path]) -> list[RunView]:
     """Read the runs in `paths`, in that order; `UserError` for none, or for a folder that is no run."""
     if not paths:
-        raise UserError("no run was given; give the folder of at least one run (the one that holds config.yaml)")
+        raise UserError("no run was given; give the folder of at least one run (it holds config.yaml)")
     loaded: dict[str, Dataset] = {}
-    keys = [_key(number) for number in range(len(paths))] if len(paths) > 1 else [""]
+    keys = [string.ascii_uppercase[number % 26] + str(number // 26 or "") for number in range(len(paths))]
+    keys = keys if len(paths) > 1 else [""]
     return [_read_run(path, key, loaded) for path, key in zip(paths, keys, strict=True)]
 
 
-def _key(number: int) -> str:
-    turn, letter = divmod(number, 26)
-    return string.ascii_uppercase[letter] + (str(turn) if turn else "")
+def incomparable(runs: Sequence[RunView]) -> list[str]:
+    """Reasons why the accuracies of these runs cannot be set against each other."""
+    facts = {
+        "images": [run.manifest.get("data") for run in runs],
+        "scored model": [run.config["model"] for run in runs],
+        "share of val": [run.config["data"].get("val") for run in runs],
+        "kind of run (federated or central)": [run.federated for run in runs],
+    }
+    return [what for what, found in facts.items() if any(one != found[0] for one in found)]
 
 
 def _read_run(path: Path, key: str, loaded: dict[str, Dataset]) -> RunView:
     file = path / "config.yaml"
     if not file.is_file():
-        raise UserError(f"{path} is not the folder of a run (it has no config.yaml); give OUT/<name>/<hash>-s<seed>")
+        raise UserError(f"{path} is no run's folder (it has no config.yaml); give OUT/<name>/<hash>-s<seed>")
     config = read(file)
     if not {"name", "seed", "data", "model"} <= config.keys():
-        raise UserError(f"{path} is not the folder of a run (its config.yaml is no resolved config); give another")
+        raise UserError(
+            f"{path} is no run's folder (config.yaml lacks name, seed, data, model); give another"
+        )
     run = RunDirectory(path)
     view = RunView(path, key, config, file.read_text(encoding="utf-8"))
     if (path / "manifest.json").is_file():

@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from jaxtyping import Int, UInt8
 from markupsafe import Markup
 from PIL import Image
 from torch import Tensor
 
 from fedsim.data.synthetic import SyntheticSet
-from fedsim.report.collect import SMALL, RunView, collect
+from fedsim.report.collect import SMALL, RunView, collect, incomparable
 from fedsim.report.plots import Axis, Interval, Series, forest, heat_map, line_chart, wide_range
 from fedsim.runs import write_atomic
 
@@ -30,15 +31,20 @@ PER_CLASS = 10
 
 
 @dataclass(frozen=True)
-class Panel:
-    """The pictures of one synthetic set."""
+class Column:
+    """One class of a synthetic set; pictures are data: URIs."""
 
-    title: str
-    grid: Markup
+    name: str
+    real_images: int | None
+    """None without the data."""
+    mark: str
+    """tiny, small or empty."""
+    mean: str | None
+    synthetic: str | None
 
 
 def write_report(paths: Sequence[Path], target: Path) -> None:
-    """Write the page of the runs in `paths` to `target`, whole or not at all; `UserError` for a folder that is no run."""
+    """Write the page of the runs in `paths` to `target`, whole or not at all; `UserError` for no run."""
     write_atomic(target, render(collect(paths)))
 
 
@@ -49,16 +55,14 @@ def render(runs: Sequence[RunView]) -> str:
 
 @cache
 def _environment() -> Environment:
+    loader = PackageLoader("fedsim", "report")
     environment = Environment(
-        loader=PackageLoader("fedsim", "report"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {"percent": percent, "points": points, "bytes": count_bytes, "short": short, "count": count}
-    environment.globals |= {
-        "OPEN": OPEN, "SMALL": SMALL, "PER_CLASS": PER_CLASS, "accuracy_chart": accuracy_chart,
-        "forest_chart": forest_chart, "partition_map": partition_map, "panels": panels, "loss_charts": loss_charts,
-        "step_charts": step_charts, "incomparable": incomparable,
-    }  # fmt: skip
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    called = (accuracy_chart, forest_chart, partition_map, panels, loss_charts, step_charts, incomparable)
+    environment.filters |= {one.__name__: one for one in (percent, points, count_bytes, short, count)}
+    environment.globals |= {one.__name__: one for one in called}
+    environment.globals |= {"OPEN": OPEN, "SMALL": SMALL, "PER_CLASS": PER_CLASS}
     return environment
 
 
@@ -73,6 +77,11 @@ def percent(value: float) -> str:
 def points(difference: float) -> str:
     """−0.081 → −8.1, percentage points with their sign."""
     return f"{100 * difference:+.1f}".replace("-", "−")
+
+
+def axis_percent(value: float) -> str:
+    """0.85 → 85%, as many digits as needed."""
+    return f"{100 * value:.6g}%"
 
 
 def count(value: float) -> str:
@@ -97,59 +106,40 @@ def short(value: float) -> str:
 # --- charts of several runs ---
 
 
-def _label(run: RunView) -> str:
-    return f"{run.key} {run.method.split(' · ')[0][:9]}".strip()
-
-
-def _control(run: RunView) -> str:
-    return f"{run.key} control".strip()
+def _label(run: RunView, what: str = "") -> str:
+    return f"{run.key} {what or run.method.split(' · ')[0][:9]}".strip()
 
 
 def accuracy_chart(runs: Sequence[RunView], over: str) -> Markup:
-    """Accuracy on val by `over`: "round", or "bytes" sent up so far; the control of real uploads is dashed."""
+    """Accuracy on val by `over`: "round" or "bytes" (sent up so far); dashed: real images sent instead."""
     series: list[Series] = []
     for number, run in enumerate(runs):
         sent = np.cumsum([sum(record.uplink_bytes.values()) for record in run.records]).tolist()
         xs = [record.round for record in run.records] if over == "round" else sent
         scored = [(x, record.metrics["accuracy"]) for x, record in zip(xs, run.records, strict=True)]
         series.append(Series(_label(run), scored, number, title=f"{run.name} {_label(run)}"))
-        control = ((run.result or {}).get("controls") or {}).get("upload_real_subset")
-        if control:
-            ys = control["accuracy_by_round"]
+        if control := run.controls.get("upload_real_subset"):
+            known = list(zip(xs, control["accuracy_by_round"], strict=False))
             title = f"{run.name} with random real images uploaded instead"
-            series.append(Series(_control(run), list(zip(xs, ys, strict=False)), number, dashed=True, title=title))
+            series.append(Series(_label(run, "control"), known, number, dashed=True, title=title))
     sizes = [x for one in series for x, _ in one.points]
     rounds = Axis("round", short, whole=True)
     x = rounds if over == "round" else Axis("cumulative uplink", count_bytes, log=wide_range(sizes))
     title = "Accuracy on val by " + ("round" if over == "round" else "cumulative uplink bytes")
-    return line_chart(title, series, x, Axis("accuracy on val", percent, top=1.0))
+    return line_chart(title, series, x, Axis("accuracy on val", axis_percent, top=1.0))
 
 
 def forest_chart(runs: Sequence[RunView]) -> Markup:
     """Test accuracy of every finished run and of its controls, with their intervals."""
     rows: list[Interval] = []
     for number, run in enumerate(runs):
-        if run.result is None:
-            continue
-        dots = [value for row in run.result.get("accuracy_values", []) for value in row]
-        ci = run.result["accuracy_ci"]
-        rows.append(Interval(_label(run), run.result["accuracy"], tuple(ci) if ci else None, dots, number))
-        for name, control in run.result["controls"].items():
-            ci, dots = control.get("accuracy_ci"), [value for row in control.get("values", []) for value in row]
-            words = f"{run.key} {name.replace('_', ' ')}".strip()
-            rows.append(Interval(words, control["accuracy"], tuple(ci) if ci else None, dots, number, control=True))
-    return forest("Test accuracy with 95% intervals", rows, percent) if rows else Markup("")
-
-
-def incomparable(runs: Sequence[RunView]) -> list[str]:
-    """Reasons why the accuracies of these runs cannot be set against each other."""
-    facts = {
-        "images": {str(run.manifest.get("data")) for run in runs},
-        "scored model": {str(run.config["model"]) for run in runs},
-        "share of val": {str(run.config["data"].get("val")) for run in runs},
-        "kind of run (federated or central)": {str(run.federated) for run in runs},
-    }
-    return [what for what, found in facts.items() if len(found) > 1]
+        found = {} if run.result is None else {"": run.result} | run.controls
+        for name, one in found.items():
+            ci = one.get("accuracy_ci")
+            dots = [value for row in one.get("accuracy_values", one.get("values", [])) for value in row]
+            label, interval = _label(run, name.replace("_", " ")), tuple(ci) if ci else None
+            rows.append(Interval(label, one["accuracy"], interval, dots, number, control=bool(name)))
+    return forest("Test accuracy with 95% intervals", rows, axis_percent, percent) if rows else Markup("")
 
 
 # --- charts of one run ---
@@ -157,22 +147,16 @@ def incomparable(runs: Sequence[RunView]) -> list[str]:
 
 def partition_map(run: RunView) -> list[Markup]:
     """Clients × classes in blocks of 50 clients; empty without the data."""
-    table = run.table
-    if table is None:
+    if (table := run.table) is None:
         return []
-    small = {(client, label): number for client, label, number in run.small_cells}
-
-    def mark(start: int, row: int, column: int) -> str:
-        number = small.get((start + row, column))
-        return "" if number is None else "tiny" if number <= run.images_per_class else "small"
-
-    blocks = [range(start, min(start + 50, len(table))) for start in range(0, len(table), 50)]
-    return [
-        heat_map(f"Real images of each class at clients {block[0]} to {block[-1]}", table[block.start : block.stop],
-                 [str(client) for client in block], run.classes,
-                 lambda row, column, start=block.start: mark(start, row, column))
-        for block in blocks
-    ]  # fmt: skip
+    maps = []
+    for start in range(0, len(table), 50):
+        block = table[start : start + 50]
+        clients = range(start, start + len(block))
+        title = f"Real images of each class at clients {clients[0]} to {clients[-1]}"
+        marks = [[run.mark(client, label) for label in range(len(run.classes))] for client in clients]
+        maps.append(heat_map(title, block, [str(client) for client in clients], run.classes, marks))
+    return maps
 
 
 def loss_charts(run: RunView) -> list[Markup]:
@@ -181,45 +165,43 @@ def loss_charts(run: RunView) -> list[Markup]:
         kept = [line for line in run.metrics if line["split"].startswith("set_")]
         names = sorted({line["name"] for line in kept})
         return [_set_losses(name, [line for line in kept if line["name"] == name]) for name in names]
-    curves = {client: found for client, found in run.records[-1].losses.items() if found} if run.records else {}
+    last = run.records[-1].losses if run.records else {}
+    curves = {client: found for client, found in sorted(last.items()) if found}
     if not curves:
         return []
-    values = [value for curve in curves.values() for _, value in curve]
     worst = max(curves, key=lambda client: curves[client][-1][1])
-    lines = [
-        Series(f"client {client}" if client == worst else "", [(at, value) for at, value in curve], 7,
-               thin=True, title=f"client {client}")
-        for client, curve in sorted(curves.items())
-    ]  # fmt: skip
-    steps: dict[int, list[float]] = {}
-    for curve in curves.values():
+    values_at: dict[int, list[float]] = {}
+    lines = []
+    for client, curve in curves.items():
+        label, name = f"client {client}" if client == worst else "", f"client {client}"
+        lines.append(Series(label, [(at, value) for at, value in curve], 7, thin=True, title=name))
         for at, value in curve:
-            steps.setdefault(at, []).append(value)
-    middle = Series("median", [(at, median(found)) for at, found in sorted(steps.items())], title="median of clients")
-    what = "iteration of the condensation" if run.uploads else "local epoch"
-    x, y = Axis(what, short, whole=True), Axis("loss", short, log=wide_range(values))
-    return [line_chart(f"Loss of each client in round {run.records[-1].round}", [*lines, middle], x, y)]
+            values_at.setdefault(at, []).append(value)
+    middle = [(at, median(found)) for at, found in sorted(values_at.items())]
+    lines.append(Series("median", middle, title="median of clients"))
+    x = Axis("iteration of the condensation" if run.uploads else "local epoch", short, whole=True)
+    y = Axis("loss", short, log=wide_range([value for found in values_at.values() for value in found]))
+    return [line_chart(f"Loss of each client in round {run.records[-1].round}", lines, x, y)]
 
 
-def _set_losses(name: str, lines: Sequence[dict[str, float | str]]) -> Markup:
+def _set_losses(name: str, lines: Sequence[dict[str, Any]]) -> Markup:
     curves: dict[str, list[tuple[float, float]]] = {}
     for line in lines:
-        curves.setdefault(str(line["split"]), []).append((float(line["round"]), float(line["value"])))
+        curves.setdefault(line["split"], []).append((line["round"], line["value"]))
     series = [
-        Series(split.replace("set_", "set ").replace(" 00", " ").replace(" 0", " ").rstrip() or split, curve, number)
+        Series(f"set {int(split.removeprefix('set_'))}", curve, number)
         for number, (split, curve) in enumerate(sorted(curves.items()))
     ]
-    y = Axis(name, short, log=wide_range([float(line["value"]) for line in lines]))
+    y = Axis(name, short, log=wide_range([line["value"] for line in lines]))
     return line_chart(f"{name} of each set by iteration", series, Axis("iteration", short, whole=True), y)
 
 
 def step_charts(run: RunView) -> list[Markup]:
     """How far the server moved in each round, and that as a multiple of the radius, where logged."""
-    words = {"step": "step ‖w(r+1) − w(r)‖", "step_over_radius": "step ÷ radius"}
     charts = []
-    for name, label in words.items():
+    for name, label in (("step", "‖w(r+1) − w(r)‖"), ("step_over_radius", "step ÷ radius")):
         found = [(record.round, record.metrics[name]) for record in run.records if name in record.metrics]
-        series = [Series(label.split(" ‖")[0], found)]
+        series = [Series("", found, title=label)]
         charts.append(line_chart(label, series, Axis("round", short, whole=True), Axis(label, short)))
     return [chart for chart in charts if chart]
 
@@ -227,12 +209,36 @@ def step_charts(run: RunView) -> list[Markup]:
 # --- pictures ---
 
 
-def panels(run: RunView) -> list[Panel]:
-    """Each client's upload of the last round, or each central set, below the real class means."""
+def panels(run: RunView) -> list[tuple[str, list[Column]]]:
+    """Each client's upload of the last round, or each central set, by title."""
     if not run.federated:
-        return [Panel(f"set {number}", image_grid(one, run, None)) for number, one in enumerate(run.sets)]
-    return [Panel(f"client {client}", image_grid(one, run, client)) for client, one in run.uploads.items()]
+        return [(f"set {number}", _columns(run, one, None)) for number, one in enumerate(run.sets)]
+    return [(f"client {client}", _columns(run, one, client)) for client, one in sorted(run.uploads.items())]
 
 
-def image_grid(shown: SyntheticSet, run: RunView, client: int | None) -> Markup:
-    """A column per class: name, real images, their mean (dashed, if the data are there), the synthetic images."""
+def _columns(run: RunView, shown: SyntheticSet, client: int | None) -> list[Column]:
+    real, found = run.real_means(client), shown.counts().numpy()
+    held = found if real is None else real[1]
+    columns = []
+    for label in map(int, np.flatnonzero((held > 0) | (found > 0))):
+        synthetic = shown.images[shown.labels == label][:PER_CLASS]
+        number = None if real is None else int(held[label])
+        mark = run.mark(client, label) if client is not None else ""
+        mean = None if real is None or not number else png(real[0][label : label + 1])
+        columns.append(
+            Column(shown.classes[label], number, mark, mean, png(synthetic) if len(synthetic) else None)
+        )
+    return columns
+
+
+def png(images: UInt8[Tensor, "m c h w"]) -> str:
+    """The images below each other, a clear line between them, as a data: URI."""
+    m, channels, height, width = images.shape
+    gap = max(1, height // 12) if m > 1 else 0
+    canvas = torch.zeros((m, height + gap, width, 4), dtype=torch.uint8)
+    canvas[:, :height, :, :3] = images.permute(0, 2, 3, 1).expand(m, height, width, max(channels, 3))[..., :3]
+    canvas[:, :height, :, 3] = 255
+    stacked = canvas.reshape(m * (height + gap), width, 4)[: m * (height + gap) - gap]
+    file = io.BytesIO()
+    Image.fromarray(stacked.numpy()).save(file, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,7 +1,7 @@
 """Charts as inline SVG, drawn by small pure functions; colours and type come from the page's style sheet.
 
-Lengths are SVG units, one CSS pixel at natural size. Colours are classes (`c0` … `c7`) and never the only sign:
-lines end in their label and carry one marker shape each. Every chart has a <title>, every mark its value.
+Lengths are SVG units, a CSS pixel at natural size. Colours are classes (`c0` … `c7`) and never the only sign:
+lines end in their label and carry a marker shape. Every chart has a <title>, every mark its value.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ WIDTH, HEIGHT = 520, 290
 LEFT, RIGHT, TOP, BOTTOM = 54, 104, 30, 46
 
 Point = tuple[float, float]
+Write = Callable[[float], str]
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Axis:
     """One axis: its label, how values are written, its scale."""
 
     label: str
-    write: Callable[[float], str]
+    write: Write
     log: bool = False
     whole: bool = False
     """Only integers are marked."""
@@ -103,8 +104,8 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def wide_range(values: Sequence[float]) -> bool:
-    """Whether a logarithmic axis reads better: all positive, more than a factor of twenty apart."""
-    return bool(values) and min(values) > 0 and max(values) / min(values) > 20
+    """Whether a logarithmic axis reads better: all positive, more than a factor of ten apart."""
+    return bool(values) and min(values) > 0 and max(values) / min(values) > 10
 
 
 def line_chart(title: str, series: Sequence[Series], x: Axis, y: Axis) -> Markup:
@@ -149,7 +150,7 @@ def _axes(x: Axis, y: Axis, x_ticks: Sequence[Point], y_ticks: Sequence[Point]) 
 def _line(series: Series, points: Sequence[Point], words: Sequence[str]) -> Markup:
     style = f"line c{series.colour % COLOURS}" + " dashed" * series.dashed + " thin" * series.thin
     path = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in points)
-    drawn = Markup('<path class="{}" d="{}"><title>{}</title></path>').format(style, path, series.title or series.label)
+    drawn = _path(style, path, series.title or series.label)
     if series.thin:
         return drawn
     shown = zip(points, words, strict=True) if len(points) <= 40 else [(points[-1], words[-1])]
@@ -164,36 +165,36 @@ def _marker(series: Series, point: Point, word: str) -> Markup:
         "m0 -4.2l4 7.2h-8z", "m0 -4.4l4.2 4.4l-4.2 4.4l-4.2 -4.4z",
     )[series.colour % 4]  # fmt: skip
     style = f"mark c{series.colour % COLOURS}" + " hollow" * series.dashed
-    return Markup('<path class="{}" d="M{:.1f} {:.1f}{}"><title>{}</title></path>').format(style, a, b, shape, word)
+    return _path(style, f"M{a:.1f} {b:.1f}{shape}", word)
 
 
 def _end_labels(ends: Sequence[tuple[Series, Point]]) -> list[Markup]:
-    """The series' labels right of their last points, moved down until none covers another."""
+    """The series' labels right of their last points, moved to the roomier side until none covers another."""
     drawn: list[Markup] = []
     taken: list[Point] = []
-    for series, (a, b) in sorted(ends, key=lambda end: end[1][1]):
-        for other_a, other_b in taken:
-            if abs(other_a - a) < RIGHT and abs(b - other_b) < 17:
-                b = other_b + 17
-        taken.append((a, b))
-        drawn.append(_text(f"label c{series.colour % COLOURS}", a + 9, b + 4, series.label))
+    high = sum(b for _, (_, b) in ends) < len(ends) * HEIGHT / 2
+    for series, (a, b) in sorted(ends, key=lambda end: end[1][1], reverse=not high):
+        near = [other for at, other in taken if abs(at - a) < RIGHT]
+        free = (max if high else min)([b, *(other + (17 if high else -17) for other in near)])
+        taken.append((a, free))
+        drawn.append(_text(f"label c{series.colour % COLOURS}", a + 9, free + 4, series.label))
     return drawn
 
 
-def forest(title: str, rows: Sequence[Interval], write: Callable[[float], str]) -> Markup:
-    """Values with their intervals, one row each, on one axis."""
+def forest(title: str, rows: Sequence[Interval], mark: Write, write: Write) -> Markup:
+    """Values with their intervals, one row each, on one axis; `mark` writes its ticks, `write` the values."""
     values = [v for row in rows for v in (row.value, *row.dots, *(row.interval or ()))]
-    axis = Axis("", write, top=1.0)
+    axis = Axis("", mark, top=1.0)
     ticks = axis.ticks(values)
     along = axis.scale(values, ticks)
-    left, right, step = 132, WIDTH - 66, 34
+    left, right, step = 178, WIDTH - 72, 34
     height = 16 + step * len(rows) + 28
 
     def place(value: float) -> float:
         return left + (right - left) * along(value)
 
     body = [_tag("line", "grid", x1=place(tick), x2=place(tick), y1=8, y2=height - 28) for tick in ticks]
-    body += [_text("tick middle", place(tick), height - 8, write(tick)) for tick in ticks]
+    body += [_text("tick middle", place(tick), height - 8, mark(tick)) for tick in ticks]
     for number, row in enumerate(rows):
         y, style = 16 + step * (number + 0.5), f"c{row.colour % COLOURS}"
         body.append(_text("row", 2, y + 4, row.label))
@@ -207,45 +208,56 @@ def forest(title: str, rows: Sequence[Interval], write: Callable[[float], str]) 
     return _svg(title, WIDTH, height, body)
 
 
-def heat_map(title: str, table: Int[np.ndarray, "rows columns"], rows: Sequence[str], columns: Sequence[str],
-             marks: Callable[[int, int], str]) -> Markup:  # fmt: skip
-    """Counts as cells, darker with √count; `marks(row, column)` is an extra class of a cell or empty."""
+def heat_map(
+    title: str, table: Int[np.ndarray, "n k"], rows: Sequence[str], columns: Sequence[str],
+    marks: Sequence[Sequence[str]],
+) -> Markup:  # fmt: skip
+    """Counts of classes (columns) at clients (rows), darker with √count; `marks` are classes of the cells."""
     slanted = max(map(len, columns), default=0) > 3
-    left, top, wide, tall = 36, 64 if slanted else 24, 28, 23
-    most = max(1, int(table.max(initial=0)))
+    left, top, wide, tall = 32, 64 if slanted else 24, 28, 23
+    most, right = max(1, int(table.max(initial=0))), left + wide * len(columns) + 36
     body = [_column_name(left + wide * (at + 0.5), top - 8, name, slanted) for at, name in enumerate(columns)]
-    body.append(_text("tick end", left + wide * len(columns) + 38, top - 8, "all"))
+    body.append(_text("tick end", right, top - 8, "all"))
     for row, name in enumerate(rows):
         y = top + tall * row
-        body.append(_text("tick end", left - 8, y + 16, name))
-        body.append(_text("tick end", left + wide * len(columns) + 38, y + 16, str(int(table[row].sum()))))
+        body += [
+            _text("tick end", left - 8, y + 16, name),
+            _text("tick end", right, y + 16, str(table[row].sum())),
+        ]
         for column in map(int, np.flatnonzero(table[row])):
             count, x = int(table[row, column]), left + wide * column
             depth = 0.06 + 0.84 * math.sqrt(count / most)
             word = f"client {name}, class {columns[column]}: {count}"
-            box = Markup('<rect x="{}" y="{}" width="{}" height="{}" rx="2"{}/>')
-            body.append(Markup('<g class="cell {}"><title>{}</title>').format(marks(row, column), word))
-            body.append(box.format(x + 1, y + 1, wide - 2, tall - 2, Markup(' style="fill-opacity:{:.2f}"').format(depth)))
-            body.append(_text("count dark" if depth > 0.55 else "count", x + wide / 2, y + 16, str(count)) + Markup("</g>"))
-    return _svg(title, left + wide * len(columns) + 42, top + tall * len(rows) + 4, body, "map")
+            body.append(Markup('<g class="cell {}"><title>{}</title>').format(marks[row][column], word))
+            box = '<rect x="{}" y="{}" width="{}" height="{}" rx="2" style="fill-opacity:{:.2f}"/>'
+            body.append(Markup(box).format(x + 1, y + 1, wide - 2, tall - 2, depth))
+            style = "count dark" if depth > 0.55 else "count"
+            body.append(_text(style, x + wide / 2, y + 16, str(count)) + Markup("</g>"))
+    size = f"min-width:{right + 2}px;max-width:{1.4 * right:.0f}px"
+    return _svg(title, right + 2, top + tall * len(rows) + 4, body, size)
 
 
 def _column_name(x: float, y: float, name: str, slanted: bool) -> Markup:
     if not slanted:
         return _text("tick middle", x, y, name)
-    short = name if len(name) <= 10 else name[:9] + "…"
-    return Markup('<text class="tick" transform="translate({:.0f} {:.0f}) rotate(-45)">{}</text>').format(x, y, short)
+    turned = '<text class="tick" transform="translate({:.0f} {:.0f}) rotate(-45)">{}</text>'
+    return Markup(turned).format(x, y, name if len(name) <= 10 else name[:9] + "…")
+
+
+def _path(style: str, path: str, title: str) -> Markup:
+    return Markup('<path class="{}" d="{}"><title>{}</title></path>').format(style, path, title)
 
 
 def _tag(name: str, style: str, **numbers: float) -> Markup:
     places = " ".join(f'{key}="{value:.1f}"' for key, value in numbers.items())
-    return Markup(f'<{name} class="{style}" {places}/>')  # noqa: S704 - numbers and our own class names only
+    return Markup(f'<{name} class="{style}" {places}/>')
 
 
 def _text(style: str, x: float, y: float, words: str) -> Markup:
     return Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(style, x, y, words)
 
 
-def _svg(title: str, width: float, height: float, body: Sequence[Markup], kind: str = "chart") -> Markup:
-    frame = '<svg class="{0}" role="img" viewBox="0 0 {1} {2}" width="{1}" height="{2}"><title>{3}</title>{4}</svg>'
-    return Markup(frame).format(kind, width, height, title, Markup("").join(body))
+def _svg(title: str, width: float, height: float, body: Sequence[Markup], style: str = "") -> Markup:
+    kind = Markup(' class="map" style="{}"').format(style) if style else Markup(' class="chart"')
+    frame = '<svg{} role="img" aria-label="{}" viewBox="0 0 {} {}"><title>{}</title>{}</svg>'
+    return Markup(frame).format(kind, title, width, height, title, Markup("").join(body))

@@ -1,7 +1,8 @@
 """The evaluation protocol of condensation: train fresh networks on the set, score each once on real images.
 
 Hard labels, last iterate (never the best epoch), the set in its byte form. With several sets the spread is over sets:
-the networks of one set share its luck, so degrees of freedom are sets − 1; with one set it is over networks and says so.
+the networks of one set share its luck, so degrees of freedom are sets − 1; with one set it is over networks, and says
+so.
 """
 
 from __future__ import annotations

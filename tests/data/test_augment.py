@@ -145,9 +145,7 @@ def test_operations_move_a_known_picture_the_right_way() -> None:
 
 
 BAD = "flip: 1.1, flip: -0.1, scale: 0.9, scale: .inf, rotate: 181, crop: -0.1, cutout: 1.5, brightness: -1,"
-BAD += (
-    "saturation: -1, contrast: -1, contrast: high, noise: 0.05, strategy: [], strategy: flip, strategy: [a]"
-)
+BAD += "saturation: -1, contrast: -1, contrast: high, noise: 0.05, strategy: [], strategy: flip, strategy: [a]"
 
 
 @pytest.mark.parametrize("text", [line.strip() for line in BAD.split(",")])

@@ -40,9 +40,7 @@ def deal(partition: Partition, data: tuple[np.ndarray, int, int]) -> list[np.nda
     assert len(parts) == partition.config.clients
     assert sorted(position for part in parts for position in part) == list(range(len(labels)))
     assert all(one < two for part in parts for one, two in pairwise(part))
-    assert all(
-        np.array_equal(one, two) and one.dtype == np.int64 for one, two in zip(parts, again, strict=True)
-    )
+    assert all(np.array_equal(one, two) and one.dtype == np.int64 for one, two in zip(parts, again, strict=True))
     return parts
 
 
@@ -55,18 +53,14 @@ def test_iid_parts_are_equal_to_one_record(data: tuple[np.ndarray, int, int], cl
 
 @CHECKED
 @given(labelled(), st.integers(1, 5), st.floats(0.2, 50), st.integers(0, 3))
-def test_dirichlet_keeps_min_size(
-    data: tuple[np.ndarray, int, int], clients: int, alpha: float, least: int
-) -> None:
+def test_dirichlet_keeps_min_size(data: tuple[np.ndarray, int, int], clients: int, alpha: float, least: int) -> None:
     partition = Dirichlet(Dirichlet.Config(clients=clients, alpha=alpha, min_size=least))
     assert min(len(part) for part in deal(partition, data)) >= least
 
 
 @CHECKED
 @given(labelled(), st.integers(1, 5), st.floats(0.5, 50), st.integers(0, 3))
-def test_quantity_keeps_min_size(
-    data: tuple[np.ndarray, int, int], clients: int, alpha: float, least: int
-) -> None:
+def test_quantity_keeps_min_size(data: tuple[np.ndarray, int, int], clients: int, alpha: float, least: int) -> None:
     partition = Quantity(Quantity.Config(clients=clients, alpha=alpha, min_size=least))
     assert min(len(part) for part in deal(partition, data)) >= least
 

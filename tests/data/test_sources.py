@@ -103,9 +103,7 @@ def test_gz_files_are_unpacked_in_the_cache_and_nothing_else_is_touched(
     assert mnist(tmp_path / "data", download=True).load().fingerprint() == first.fingerprint()
 
 
-def test_a_cache_filled_by_another_process_meanwhile_is_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cache_filled_by_another_process_meanwhile_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_idx(tmp_path / "data", monkeypatch)
     real = shutil.copyfile
 
@@ -133,9 +131,7 @@ def test_unpacked_files_are_read_where_they_are(tmp_path: Path, monkeypatch: pyt
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_damaged_file_is_a_user_error_and_is_not_fetched(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_damaged_file_is_a_user_error_and_is_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = write_idx(tmp_path / "data", monkeypatch)
     gz = raw / "train-images-idx3-ubyte.gz"
     gz.write_bytes(gz.read_bytes()[:-1])
@@ -147,9 +143,7 @@ def test_a_damaged_file_is_a_user_error_and_is_not_fetched(
         mnist(tmp_path / "data").load()
 
 
-def test_a_cache_that_cannot_be_written_is_a_user_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cache_that_cannot_be_written_is_a_user_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_idx(tmp_path / "data", monkeypatch)
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(UserError, match="set FEDSIM_CACHE to a folder"):

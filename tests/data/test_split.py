@@ -16,9 +16,7 @@ LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(3), [120, 60, 
 PARTS = ("train", "val", "holdout", "canaries", "withheld")
 
 
-def split_of(
-    seed: int = 0, *, val: float = 0.1, holdout: float = 0.2, canaries: int = 7, least: int = 0
-) -> Split:
+def split_of(seed: int = 0, *, val: float = 0.1, holdout: float = 0.2, canaries: int = 7, least: int = 0) -> Split:
     partition = Dirichlet(Dirichlet.Config(clients=4, alpha=0.3, min_size=1, min_class=least))
     return draw_split(LABELS, 3, val, AuditConfig(holdout=holdout, canaries=canaries), partition, seed)
 
@@ -44,9 +42,7 @@ def test_stratified_takes_every_class_in_proportion(counts: list[int], share: fl
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 999), st.floats(0.01, 0.3), st.floats(0.01, 0.4), st.integers(0, 20), st.integers(0, 4))
-def test_every_record_is_in_one_place(
-    seed: int, val: float, holdout: float, canaries: int, least: int
-) -> None:
+def test_every_record_is_in_one_place(seed: int, val: float, holdout: float, canaries: int, least: int) -> None:
     split = split_of(seed, val=val, holdout=holdout, canaries=canaries, least=least)
     placed = np.concatenate([getattr(split, key) for key in PARTS])
     assert sorted(placed) == list(range(len(LABELS)))
@@ -138,7 +134,7 @@ def test_an_inconsistent_split_is_a_user_error(tmp_path: Path, change: str) -> N
         (LABELS + 1, 0.1, 0.0, 0, 0, "labels go from 1 to 3"),
     ],
 )
-def test_what_cannot_be_split_is_a_user_error(  # noqa: PLR0917
+def test_what_cannot_be_split_is_a_user_error(
     labels: np.ndarray, val: float, holdout: float, canaries: int, least: int, text: str
 ) -> None:
     partition = IID(IID.Config(clients=2, min_class=least))
@@ -149,9 +145,7 @@ def test_what_cannot_be_split_is_a_user_error(  # noqa: PLR0917
 
 def test_a_partition_that_loses_records_is_refused() -> None:
     class Lossy(IID):
-        def __call__(
-            self, labels: np.ndarray, num_classes: int, rng: np.random.Generator
-        ) -> list[np.ndarray]:
+        def __call__(self, labels: np.ndarray, num_classes: int, rng: np.random.Generator) -> list[np.ndarray]:
             return [np.arange(3)]
 
     with pytest.raises(UserError, match="lost or doubled"):

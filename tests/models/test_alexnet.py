@@ -10,15 +10,11 @@ from fedsim.types import UserError
 from tests.reference import architectures
 
 
-@pytest.mark.parametrize(
-    ("shape", "padding", "parameters"), [((3, 32, 32), 2, 1_872_202), ((1, 28, 28), 4, 1_865_802)]
-)
+@pytest.mark.parametrize(("shape", "padding", "parameters"), [((3, 32, 32), 2, 1_872_202), ((1, 28, 28), 4, 1_865_802)])
 def test_forward_equals_the_reference(shape, padding, parameters):
     network = build_network(AlexNet, Config(), shape, 10, stream(0))
     images = torch.rand(2, *shape, generator=stream(1))
-    torch.testing.assert_close(
-        network(images), architectures.alexnet(images, list(network.parameters()), padding)
-    )
+    torch.testing.assert_close(network(images), architectures.alexnet(images, list(network.parameters()), padding))
     assert network.head.in_features == 192 * 4 * 4
     assert sum(parameter.numel() for parameter in network.parameters()) == parameters
 

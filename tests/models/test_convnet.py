@@ -55,9 +55,7 @@ def test_one_block_equals_its_equation():
 
 
 def test_too_many_poolings_name_the_largest_depth():
-    with pytest.raises(
-        UserError, match=r"model.depth=4 pools images of 8×8 to nothing; valid: at most 3 here"
-    ):
+    with pytest.raises(UserError, match=r"model.depth=4 pools images of 8×8 to nothing; valid: at most 3 here"):
         build((1, 8, 8), depth=4)
     assert build((1, 8, 8), depth=4, width=4, pooling="none").head.in_features == 4 * 8 * 8
 

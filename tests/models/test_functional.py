@@ -193,6 +193,4 @@ def test_trainable_names_are_sorted_and_leave_out_frozen_and_buffers():
     network = build(norm="batch")
     network.head.requires_grad_(False)
     layers = ("blocks.0.0", "blocks.0.1", "blocks.1.0", "blocks.1.1")
-    assert functional.trainable_names(network) == [
-        f"{layer}.{kind}" for layer in layers for kind in ("bias", "weight")
-    ]
+    assert functional.trainable_names(network) == [f"{layer}.{kind}" for layer in layers for kind in ("bias", "weight")]

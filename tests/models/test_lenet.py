@@ -16,15 +16,11 @@ def count(network):
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-@pytest.mark.parametrize(
-    ("shape", "padding", "parameters"), [((1, 28, 28), 2, 61_706), ((3, 32, 32), 0, 62_006)]
-)
+@pytest.mark.parametrize(("shape", "padding", "parameters"), [((1, 28, 28), 2, 61_706), ((3, 32, 32), 0, 62_006)])
 def test_lenet_equals_the_reference(shape, padding, parameters):
     network = build_network(LeNet, LeNetConfig(), shape, 10, stream(0))
     images = torch.rand(3, *shape, generator=stream(1))
-    torch.testing.assert_close(
-        network(images), architectures.lenet(images, list(network.parameters()), padding)
-    )
+    torch.testing.assert_close(network(images), architectures.lenet(images, list(network.parameters()), padding))
     assert count(network) == parameters
     assert [layer.shape[1:].numel() for layer in network.features(images).layers] == [
         6 * 14 * 14,

@@ -9,9 +9,7 @@ from fedsim.seeding import stream
 from tests.reference import architectures
 
 
-@pytest.mark.parametrize(
-    ("shape", "parameters"), [((1, 28, 28), 118_282), ((3, 32, 32), 411_146), ((1, 8, 8), 26_122)]
-)
+@pytest.mark.parametrize(("shape", "parameters"), [((1, 28, 28), 118_282), ((3, 32, 32), 411_146), ((1, 8, 8), 26_122)])
 def test_forward_equals_the_reference(shape, parameters):
     network = build_network(MLP, Config(), shape, 10, stream(0))
     images = torch.rand(3, *shape, generator=stream(1))

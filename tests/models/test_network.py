@@ -42,9 +42,7 @@ def test_features_agree_with_forward_and_embed(name, shape):
 def test_every_parameter_gets_a_gradient(name):
     network = build(name, (3, 28, 28))
     network(torch.rand(2, 3, 28, 28, generator=stream(1))).square().sum().backward()
-    silent = [
-        key for key, weight in network.named_parameters() if weight.grad is None or not weight.grad.any()
-    ]
+    silent = [key for key, weight in network.named_parameters() if weight.grad is None or not weight.grad.any()]
     # An instance norm removes the mean, so a bias before it has no effect.
     assert all(key.endswith("bias") for key in silent)
 
@@ -66,9 +64,7 @@ def test_the_catalog_name_is_the_default_of_the_settings(name):
     assert catalog.resolve("model", name).Config().name == name
 
 
-@pytest.mark.parametrize(
-    ("make", "fan_in"), [(lambda: nn.Conv2d(4, 64, 5), 100), (lambda: nn.Linear(200, 300), 200)]
-)
+@pytest.mark.parametrize(("make", "fan_in"), [(lambda: nn.Conv2d(4, 64, 5), 100), (lambda: nn.Linear(200, 300), 200)])
 def test_reset_draws_from_the_distribution_of_torch(make, fan_in):
     """Kaiming-uniform with a = √5, torch's choice for weights, is U(±1/√fan_in); biases likewise."""
     with torch.random.fork_rng(devices=[]):

@@ -13,9 +13,7 @@ import numpy as np
 Image = np.ndarray
 
 
-def transform(
-    image: Image, operation: str, uniforms: Mapping[str, float], settings: Mapping[str, float]
-) -> Image:
+def transform(image: Image, operation: str, uniforms: Mapping[str, float], settings: Mapping[str, float]) -> Image:
     """One image after `operation`, its parameters computed from `uniforms` by name."""
     _, height, width = image.shape
     if operation == "color":
@@ -23,12 +21,8 @@ def transform(
         image = saturation(image, uniforms["saturation"] * settings["saturation"])
         return contrast(image, uniforms["contrast"] + settings["contrast"])
     if operation == "crop":
-        down = integer(
-            uniforms["crop_row"], -rounded(height, settings["crop"]), rounded(height, settings["crop"])
-        )
-        right = integer(
-            uniforms["crop_column"], -rounded(width, settings["crop"]), rounded(width, settings["crop"])
-        )
+        down = integer(uniforms["crop_row"], -rounded(height, settings["crop"]), rounded(height, settings["crop"]))
+        right = integer(uniforms["crop_column"], -rounded(width, settings["crop"]), rounded(width, settings["crop"]))
         return crop(image, down, right)
     if operation == "cutout":
         size = rounded(height, settings["cutout"]), rounded(width, settings["cutout"])

@@ -9,8 +9,8 @@ Source  Zhao and Bilen, "Dataset Condensation with Distribution Matching", WACV 
         Algorithm 1. With `match: [embedding, logits]` the class term of FedDM (CVPR 2023), Equation 8.
 Code    VICO-UoE/DatasetCondensation `main_DM.py` (MIT), read for defaults: image step size 1, momentum 0.5, batch 256.
 Differs pixels are projected into the valid box after every step (the release leaves it, and loses what it left when
-        bytes are made); starts from noise unless told otherwise; a class with fewer real images than the batch gives all
-        of them; every synthetic image takes part in every step; all classes pass through the network together.
+        bytes are made); starts from noise unless told otherwise; a class with fewer real images than the batch gives
+        all of them; every synthetic image takes part in every step; all classes pass through the network together.
 Reduces ψ = identity and no augmentation: S converges to the class means. `pool` with size → ∞ is `fresh`.
 Cost    one forward of the real batches and one forward and backward of S per step; with a pool only the latter.
 """
@@ -46,7 +46,7 @@ class Config(Section):
     iterations: int = Field(default=20000, ge=1)
     """Steps on the synthetic images."""
     init: Literal["noise", "real"] = "noise"
-    """`noise`: normal noise in normalised units, projected; `real`: random real images, which uploads private pixels."""
+    """`noise`: normal noise in normalised units, projected; `real`: random real images (private pixels)."""
     optimiser: Literal["sgd", "adam"] = "sgd"
     """Descent on the images; `adam` takes steps that do not depend on the scale of the loss."""
     lr: float = Field(default=1.0, gt=0)

@@ -20,7 +20,6 @@ from typing import Any, ClassVar, Literal
 import torch
 from flwr.app import ArrayRecord, MetricRecord, RecordDict
 from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
-from pydantic import Field
 
 from fedsim.config import Section
 from fedsim.federated.base import Broadcast, ClientView, ServerState, Setting, Upload, network_with
@@ -33,7 +32,9 @@ class Config(Section):
     """Settings of FedAvg."""
 
     name: Literal["fedavg"] = "fedavg"
-    local: TrainConfig = TrainConfig(epochs=1, lr=0.05, momentum=0.0, weight_decay=0.0, batch_size=64, schedule="constant")
+    local: TrainConfig = TrainConfig(
+        epochs=1, lr=0.05, momentum=0.0, weight_decay=0.0, batch_size=64, schedule="constant"
+    )
     """Training at a client: E is `local.epochs`."""
 
 
@@ -67,7 +68,15 @@ class FedAvg:
 
         images = view.images.to(setting.device)
         generator = streams.generator("train")
-        fit(network, images, setting.normalise, self.config.local, generator, chunk=setting.chunk, progress=log)
+        fit(
+            network,
+            images,
+            setting.normalise,
+            self.config.local,
+            generator,
+            chunk=setting.chunk,
+            progress=log,
+        )
         weights = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
         return Upload(view.client, broadcast.round, len(view.images), weights=weights, losses=losses)
 
@@ -76,10 +85,12 @@ class FedAvg:
     ) -> tuple[ServerState, dict[str, float]]:
         """The average, weighted by the number of images."""
         records = [
-            RecordDict({
-                "weights": ArrayRecord.from_torch_state_dict(upload.weights or {}),
-                "metrics": MetricRecord({"examples": upload.examples}),
-            })
+            RecordDict(
+                {
+                    "weights": ArrayRecord.from_torch_state_dict(upload.weights or {}),
+                    "metrics": MetricRecord({"examples": upload.examples}),
+                }
+            )
             for upload in uploads
         ]
         averaged = aggregate_arrayrecords(records, "examples").to_torch_state_dict()

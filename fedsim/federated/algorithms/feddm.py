@@ -86,7 +86,13 @@ class FedDM:
         )
         iterations = self.method_config.iterations
         synthetic, history = condense(
-            self.method, task, iterations, streams, store=view.store, checkpoint_every=view.checkpoint_every, log=view.log
+            self.method,
+            task,
+            iterations,
+            streams,
+            store=view.store,
+            checkpoint_every=view.checkpoint_every,
+            log=view.log,
         )
         losses = [(at, values["loss"]) for at, values in history if "loss" in values]
         return Upload(view.client, broadcast.round, len(view.images), synthetic=synthetic, losses=losses)
@@ -97,8 +103,19 @@ class FedDM:
         """w_{r+1}: train w_r on the union of the uploads."""
         images = union([upload.synthetic for upload in uploads if upload.synthetic is not None])
         network = network_with(setting, state.weights)
+
+        def log(epoch: int, loss: float) -> None:
+            if setting.progress is not None:
+                setting.progress("server", epoch, self.train.epochs, f"loss {loss:.4f}")
+
         loss = fit(
-            network, images.to(setting.device), setting.normalise, self.train, streams.generator(), chunk=setting.chunk
+            network,
+            images.to(setting.device),
+            setting.normalise,
+            self.train,
+            streams.generator(),
+            chunk=setting.chunk,
+            progress=log,
         )
         weights = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
         metrics = {"server_loss": loss, "synthetic_images": float(len(images))}
@@ -115,4 +132,8 @@ class FedDM:
         new = flatten({name: after[name] for name in names})
         step = float((new - old).norm())
         radius = getattr(getattr(self.method_config, "networks", None), "radius", None)
-        return {"step": step} if radius is None else {"step": step, "step_over_radius": step / radius.around(float(old.norm()))}
+        return (
+            {"step": step}
+            if radius is None
+            else {"step": step, "step_over_radius": step / radius.around(float(old.norm()))}
+        )

@@ -1,0 +1,35 @@
+# make demo | test | check — each creates .venv and installs what it needs. PYTHON=python3.12 chooses the interpreter.
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := OMP_NUM_THREADS=1 $(BIN)
+
+.PHONY: setup demo test check browser bench clean
+
+setup: .venv/dev
+
+.venv/base: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+.venv/dev: .venv/base
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: .venv/base
+	$(RUN)/fedsim run configs/quickstart/feddm_digits.yaml
+
+test: .venv/dev
+	$(RUN)/python -m pytest -n 2
+
+check: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+browser: .venv/dev
+	$(RUN)/python -m pytest -m browser tests/report
+
+clean:
+	rm -rf .venv runs .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,136 @@
+"""Whole runs: one hash per config, whatever the folder, the workers or the moment of a kill; faults are survived."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fedsim.cli import main
+
+CONFIG = Path(__file__).parent.parent / "configs/quickstart/feddm_digits.yaml"
+QUICK = ["rounds=2", "method.iterations=30", "method.ipc=1", "method.networks.size=3", "server.epochs=5"]
+
+
+def fedsim(capsys: pytest.CaptureFixture[str], *words: str) -> Path:
+    """Run the command line; the last line of its output is the run directory."""
+    assert main(list(words)) == 0
+    return Path(capsys.readouterr().out.strip().splitlines()[-1])
+
+
+def result(run: Path) -> dict:
+    return json.loads((run / "result.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """The result of the quick run with two workers, nothing going wrong."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    assert main(["run", str(CONFIG), *QUICK, "compute.workers=2", "--out", str(out)]) == 0
+    (run,) = out.glob("*/*")
+    return result(run)
+
+
+def test_one_hash_in_another_folder_with_another_number_of_workers(tmp_path, capsys, undisturbed):
+    run = fedsim(capsys, "run", str(CONFIG), *QUICK, "compute.workers=1", "--out", str(tmp_path / "else where"))
+    other = result(run)
+    assert other["model_sha256"] == undisturbed["model_sha256"]
+    for key in (
+        "accuracy",
+        "uplink_bytes",
+        "downlink_bytes",
+        "synthetic_images",
+        "controls",
+        "accuracy_by_round",
+    ):
+        assert other[key] == undisturbed[key], key
+
+
+def test_another_seed_gives_another_hash(tmp_path, capsys, undisturbed):
+    run = fedsim(
+        capsys,
+        "run",
+        str(CONFIG),
+        *QUICK,
+        "seed=1",
+        "controls.upload_real_subset=false",
+        "--out",
+        str(tmp_path),
+    )
+    assert result(run)["model_sha256"] != undisturbed["model_sha256"]
+
+
+def test_a_finished_run_is_skipped(tmp_path, capsys):
+    words = [
+        "run",
+        str(CONFIG),
+        *QUICK,
+        "rounds=1",
+        "controls.upload_real_subset=false",
+        "--out",
+        str(tmp_path),
+    ]
+    run = fedsim(capsys, *words)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert fedsim(capsys, *words) == run
+    after = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert after == before
+
+
+@pytest.mark.parametrize("after", [0.05, 0.6, 1.4])
+def test_kill_minus_nine_after_round_one_and_resume_ends_with_the_same_hash(tmp_path, capsys, undisturbed, after):
+    words = ["run", str(CONFIG), *QUICK, "compute.workers=2", "--out", str(tmp_path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "fedsim", *words], stderr=subprocess.DEVNULL, env=environment
+    ) as process:
+        deadline = time.monotonic() + 90
+        while not list(tmp_path.glob("*/*/checkpoints/round_0001.safetensors")):
+            assert time.monotonic() < deadline, "round 1 was never stored"
+            assert process.poll() is None, "the run ended before it could be killed"
+            time.sleep(0.02)
+        time.sleep(after)
+        process.send_signal(signal.SIGKILL)
+    (run,) = tmp_path.glob("*/*")
+    assert not (run / "result.json").exists(), "killed too late to test anything"
+    assert fedsim(capsys, *words, "--resume") == run
+    assert result(run)["model_sha256"] == undisturbed["model_sha256"]
+    assert result(run)["uplink_bytes"] == undisturbed["uplink_bytes"]
+
+
+def test_five_kinds_of_fault_are_survived_and_counted(tmp_path, capsys):
+    faults = [
+        {"name": name, "client": client, "round": 1}
+        for client, name in enumerate(["raise", "nan", "wrong_shape", "oversize", "silent"])
+    ]
+    run = fedsim(
+        capsys, "run", str(CONFIG), *QUICK, f"faults={json.dumps(faults)}", "participation.timeout=8",
+        "compute.workers=2", "controls.upload_real_subset=false", "--out", str(tmp_path),
+    )  # fmt: skip
+    found = result(run)
+    assert found["clients_failed"] == 2
+    assert found["uploads_rejected"] == 3
+    assert 0.2 < found["accuracy"] <= 1
+
+
+def test_too_few_replies_fail_the_run_with_exit_code_one_and_the_reasons(tmp_path, capsys):
+    faults = json.dumps([{"name": "raise", "client": client, "round": 1} for client in range(3)])
+    words = ["partition=iid", "partition.clients=3", "participation.min_replies=1", f"faults={faults}"]
+    assert main(["run", str(CONFIG), *QUICK, *words, "--out", str(tmp_path)]) == 1
+    assert "0 of 3 uploads were usable" in capsys.readouterr().err
+    (run,) = tmp_path.glob("*/*")
+    assert json.loads((run / "manifest.json").read_text())["status"] == "failed"
+
+
+def test_partial_participation_asks_a_different_share_each_round(tmp_path, capsys):
+    words = ["participation.fraction=0.3", "participation.min_replies=1", "controls.upload_real_subset=false"]
+    run = fedsim(capsys, "run", str(CONFIG), *QUICK, *words, "--out", str(tmp_path))
+    answered = [sorted(path.stem for path in folder.iterdir()) for folder in sorted((run / "synthetic").iterdir())]
+    assert [len(clients) for clients in answered] == [3, 3]
+    assert answered[0] != answered[1]
