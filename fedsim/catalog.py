@@ -72,6 +72,8 @@ def place(kind: str, name: str) -> str:
 def resolve(kind: str, name: str) -> Any:
     """Import a choice. A user's own `pkg.module:Class` is imported as it is and needs a `.Config`."""
     module, _, attribute = place(kind, name).partition(":")
+    if not module or module.startswith("."):
+        raise UserError(f"{kind} '{name}' is not a place; give it as package.module:Class")
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:

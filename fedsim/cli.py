@@ -24,11 +24,17 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Federated dataset distillation over Flower: clients upload small synthetic sets instead of gradients.",
-    no_args_is_help=True,
+    suggest_commands=False,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+FROM_OUTSIDE = frozenset({
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EPERM,
+    errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENOTEMPTY,
+})  # fmt: skip
+"""Errors of the system that are no fault of the program: a full disk, a wrong path, a missing permission."""
 
 ConfigFile = Annotated[Path, typer.Argument(help="A YAML file, such as configs/quickstart/feddm_digits.yaml.")]
 Assignments = Annotated[list[str] | None, typer.Argument(help="Overrides: method.ipc=5 seed=3 model=mlp")]
@@ -75,7 +81,7 @@ def evaluate(
     assignments: Annotated[
         list[str] | None, typer.Argument(help="model=resnet18 nets=5 train.epochs=300 data.path=…")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the networks.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the networks.")] = 0,
     debug: Debug = False,
 ) -> None:
     """Score anybody's saved set: train fresh networks on it, test them on real images; prints JSON."""
@@ -134,35 +140,40 @@ def main(arguments: list[str] | None = None) -> int:  # noqa: PLR0911 - one retu
     """Entry point: run the command line and turn every outcome into its exit code."""
     words = sys.argv[1:] if arguments is None else arguments
     try:
-        code = app(args=words, standalone_mode=False)
+        code = app(args=words, prog_name="fedsim", standalone_mode=False)
     except (KeyboardInterrupt, click.Abort):
         return _say("interrupted; the state is saved, run the same command again to go on", 130)
     except UserError as error:
         return _fail(str(error), 2, words)
     except click.ClickException as error:
-        return _fail(error.format_message(), 2, words)
+        return _fail(_usage(error), 2, words)
     except OSError as error:
-        if error.errno in {
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EACCES,
-            errno.EROFS,
-            errno.EPERM,
-            errno.ENAMETOOLONG,
-        }:
-            where = f" ({error.filename})" if error.filename else ""
-            text = f"cannot write{where}: {os.strerror(error.errno or 0)}; what was stored is intact, mend it and run again"
-            return _fail(text, 2, words)
+        if error.errno in FROM_OUTSIDE:
+            what = f"cannot use {error.filename or 'the disk'}: {os.strerror(error.errno)}"
+            return _fail(f"{what}; what was stored is intact, mend it and run again", 2, words)
         return _fail(f"{type(error).__name__}: {error}", 1, words)
     except Exception as error:  # noqa: BLE001 - the last line of defence; --debug shows the traceback
-        return _fail(f"{type(error).__name__}: {error} (--debug shows where)", 1, words)
+        # The text of a library's error may hold a stack trace; its first line says what happened.
+        said = str(error).strip().partition("\n")[0]
+        return _fail(f"{type(error).__name__}: {said} (--debug shows where)", 1, words)
     return code if isinstance(code, int) else 0
+
+
+def _usage(error: click.ClickException) -> str:
+    """What is wrong with the command line, and what shows how it goes."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    path = context.command_path if context is not None else "fedsim"
+    valid = ""
+    if context is not None and isinstance(context.command, click.Group) and not isinstance(error, click.NoSuchOption):
+        valid = f"valid: {', '.join(context.command.commands)}; "
+    return f"{error.format_message().rstrip('.')}; {valid}see {path} --help"
 
 
 def _fail(text: str, code: int, words: list[str]) -> int:
     if "--debug" in words:
         traceback.print_exc()
-    return _say(f"fedsim: {' '.join(text.split())}", code)
+    line = " ".join(text.split())
+    return _say(f"fedsim: {line if len(line) <= 380 else f'{line[:220]} ... {line[-150:]}'}", code)
 
 
 def _say(text: str, code: int) -> int:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, ValidationError
 from pydantic_core import PydanticCustomError
+from yaml.constructor import ConstructorError
 
 from fedsim import catalog
 from fedsim.types import UserError
@@ -25,7 +27,7 @@ C = TypeVar("C", bound="Section")
 
 
 class Section(BaseModel):
-    """Base of every settings class: frozen, strictly typed, unknown keys refused, every field with a docstring."""
+    """Base of every settings class: frozen, strictly typed, unknown keys refused, fields with docstrings."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
@@ -41,8 +43,8 @@ def Choice(kind: str) -> Any:  # noqa: N802 - reads as a type in annotations
         if isinstance(value, str):
             value = {"name": value}
         if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
-            options = ", ".join(catalog.names(kind))
-            raise PydanticCustomError("fedsim", "{line}", {"path": "", "line": f"needs a name; valid: {options}"})
+            line = f"needs a name; valid: {', '.join(catalog.names(kind))}"
+            raise PydanticCustomError("fedsim", "{line}", {"path": "", "line": line})
         try:
             schema = catalog.resolve(kind, value["name"]).Config
         except UserError as error:
@@ -62,97 +64,135 @@ def validate(schema: type[C], raw: Raw) -> C:
         return schema.model_validate(raw)
     except ValidationError as error:
         path, line = first_error(error, schema)
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        places = {_locate(schema, detail)[0] for detail in error.errors()}
+        more = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
         raise UserError(f"{path}: {line}{more}") from error
 
 
 def first_error(error: ValidationError, schema: type[Section]) -> tuple[str, str]:
     """Dotted path and one-line text of the first thing pydantic refused."""
-    detail = error.errors()[0]
-    path = ".".join(str(part) for part in detail["loc"])
-    context = detail.get("ctx", {})
+    details = error.errors()
+    detail = details[0]
+    path, owner = _locate(schema, detail)
+    context, got = detail.get("ctx", {}), detail["input"]
     if detail["type"] == "fedsim":
         return (path + context["path"]).strip("."), context["line"]
     if detail["type"] == "extra_forbidden":
-        owner = _owner(schema, detail["loc"][:-1])
         hint = catalog.suggest(str(detail["loc"][-1]), owner)
         return path, f"unknown key{hint}; valid: {', '.join(owner)}"
     if detail["type"] == "missing":
         return path, "is required and was not given"
-    got = detail["input"]
-    return path, f"got {got!r} ({type(got).__name__}); {_lower(detail['msg'])}"
+    if detail["type"] == "model_type":
+        return path, f"got {_shown(got)}; should be a mapping with keys of: {', '.join(owner)}"
+    # Every branch of a union complains on its own; together they say what is valid.
+    valid = dict.fromkeys(_lower(other["msg"]) for other in details if _locate(schema, other)[0] == path)
+    return path, f"got {_shown(got)}; {' or '.join(valid).replace(' or should be ', ' or ')}"
 
 
-def _owner(schema: Any, path: Sequence[str | int]) -> list[str]:
-    """Field names of the section at `path` inside `schema`."""
-    for part in path:
-        field = getattr(schema, "model_fields", {}).get(str(part))
-        if field is not None and isinstance(field.annotation, type):
-            schema = field.annotation
-    return list(getattr(schema, "model_fields", {}))
+def _locate(schema: Any, detail: Any) -> tuple[str, list[str]]:
+    """Dotted path of an error without pydantic's tags of unions, and the keys of the last section on it."""
+    path: list[str] = []
+    for part in detail["loc"]:
+        field = getattr(schema, "model_fields", {}).get(part)
+        if field is not None:
+            path.append(part)
+            schema = _section_in(field.annotation)
+        elif isinstance(part, int) or (detail["type"] == "extra_forbidden" and part == detail["loc"][-1]):
+            path.append(str(part))
+    return ".".join(path), list(getattr(schema, "model_fields", {}))
+
+
+def _section_in(annotation: Any) -> type[Section] | None:
+    """The section class inside `X`, `X | None` or `tuple[X, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _section_in(part))), None)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    text = text if len(text) <= 80 else f"{text[:77]}..."
+    return "null" if value is None else f"{text} ({type(value).__name__})"
 
 
 def _lower(message: str) -> str:
-    message = message.removeprefix("Value error, ").removeprefix("Input ")
+    message = message.removeprefix("Value error, ").removeprefix("Input ").replace("valid tuple", "list")
     return message[:1].lower() + message[1:]
 
 
-# --- reading -------------------------------------------------------------------------------------------------
-
-
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 as PyYAML reads it, except that `1e-3` is a number and a repeated key is an error."""
+    """YAML 1.1 as PyYAML reads it, but `1e-3` is a number, a date is text, and a repeated key is an error."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)$|^[-+]?(\d+\.\d*|\.\d+)$"),
-    list("-+0123456789."),
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_Loader` would take for a number."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if tag != "tag:yaml.org,2002:timestamp"]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)$|^[-+]?(\d+\.\d*|\.\d+)$"),
+        list("-+0123456789."),
+    )
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> Raw:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise UserError(f"key '{key}' is given twice{node.start_mark}")
+    names = [key.value for key, _ in node.value]
+    for key, _ in node.value:
+        if names.count(key.value) > 1:
+            raise ConstructorError(problem=f"key '{key.value}' is given twice", problem_mark=key.start_mark)
     return {str(key): value for key, value in loader.construct_mapping(node, deep=True).items()}
 
 
+def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
+    number = loader.construct_yaml_int(node)
+    if not -(2**63) <= number < 2**63:
+        raise ConstructorError(problem="an integer has more than 64 bits", problem_mark=node.start_mark)
+    return number
+
+
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
 
 
 def parse_yaml(text: str, origin: str) -> Any:
     """The YAML value in `text`; `origin` names it in errors."""
     try:
         return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise UserError(f"{origin} is not YAML: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        raise UserError(f"{origin} is not valid YAML: {problem}{where}; correct it there") from error
 
 
-def read(path: Path) -> Raw:
-    """The mapping in a YAML file, laid over the file that its `extends` names (relative to it)."""
-    return _read(path, ())
-
-
-def _read(path: Path, above: tuple[Path, ...]) -> Raw:
-    path = path.resolve()
+def read(path: Path, above: tuple[Path, ...] = ()) -> Raw:
+    """The mapping in a YAML file, laid over the file that its `extends` names; `above` are those that name it."""
+    path = Path(os.path.realpath(path))  # unlike Path.resolve, it does not raise on a loop of links
     if path in above:
-        raise UserError(f"{path} extends itself through {' → '.join(str(file.name) for file in above)}")
+        chain = " → ".join(file.name for file in (*above, path))
+        raise UserError(f"config file {path} extends itself ({chain}); remove one of these extends")
     if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise UserError(f"config file {path} {what}; give a YAML file such as configs/quickstart/feddm_digits.yaml")
+        what = "is not a file" if path.exists() else "does not exist"
+        raise UserError(f"config file {path} {what}; give one such as configs/quickstart/feddm_digits.yaml")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"config file {path} is not UTF-8 text; give a YAML file") from error
     raw = parse_yaml(text, f"config file {path}")
     if not isinstance(raw, dict):
-        raise UserError(f"config file {path} holds {type(raw).__name__}, not a mapping of sections")
-    if "extends" in raw:
-        base = _read(path.parent / str(raw.pop("extends")), (*above, path))
-        return merge(base, raw)
-    return raw
+        what = "is empty" if raw is None else f"holds a {type(raw).__name__}"
+        raise UserError(f"config file {path} {what}; give a mapping of sections such as `model: convnet`")
+    if "extends" not in raw:
+        return raw
+    base = raw.pop("extends")
+    if not isinstance(base, str):
+        raise UserError(f"config file {path}: extends is {_shown(base)}; give the name of one YAML file")
+    return merge(read(path.parent / base, (*above, path)), raw)
 
 
 def merge(base: Raw, over: Raw) -> Raw:
@@ -160,6 +200,7 @@ def merge(base: Raw, over: Raw) -> Raw:
     result = dict(base)
     for key, value in over.items():
         old = result.get(key)
+        old = {"name": old} if isinstance(old, str) else old
         if isinstance(value, dict) and isinstance(old, dict) and value.get("name", old.get("name")) == old.get("name"):
             result[key] = merge(old, value)
         else:
@@ -169,29 +210,27 @@ def merge(base: Raw, over: Raw) -> Raw:
 
 def override(raw: Raw, assignments: Sequence[str]) -> Raw:
     """Apply `key=value` with dots, in order. `section=NAME` and `section.name=NAME` restart that section."""
-    raw = json.loads(json.dumps(raw))
+    raw = json.loads(json.dumps(raw, default=repr))  # a copy in which YAML's aliases share nothing
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
-        if not equals or not key:
+        if not equals or not all(key.split(".")):
             raise UserError(f"override '{assignment}' is not key=value; write for example method.ipc=5")
-        value = parse_yaml(text, f"override '{assignment}'")
+        value: Any = parse_yaml(text, f"override '{assignment}'")
         *parents, last = key.split(".")
-        target = raw
+        target: Raw = raw
         for parent in parents:
-            if isinstance(target.get(parent), str):
-                target[parent] = {"name": target[parent]}
-            target = target.setdefault(parent, {})
-            if not isinstance(target, dict):
-                raise UserError(f"override '{assignment}': {parent} is not a section")
-        if last == "name":
+            inner: Any = target.get(parent)
+            inner = {} if inner is None else {"name": inner} if isinstance(inner, str) else inner
+            if not isinstance(inner, dict):
+                raise UserError(f"override '{assignment}': {parent} is {_shown(inner)}; write {parent}=VALUE")
+            target[parent] = inner
+            target = inner
+        if last == "name" and parents:
             target.clear()
         if isinstance(value, str) and isinstance(target.get(last), dict):
             value = {"name": value}
         target[last] = value
     return raw
-
-
-# --- writing -------------------------------------------------------------------------------------------------
 
 
 def dump(config: Section) -> Raw:
@@ -201,7 +240,7 @@ def dump(config: Section) -> Raw:
 
 def to_yaml(config: Section) -> str:
     """The resolved config as a YAML file that can be run again."""
-    return yaml.safe_dump(dump(config), sort_keys=False, allow_unicode=True, width=110)
+    return yaml.dump(dump(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def digest(config: Section) -> str:

@@ -29,7 +29,7 @@ def plan(config: Experiment) -> str:
         lines += _federated(parts, config, network, forward, backward)
     else:
         method: Any = getattr(config, "method", None)
-        images = int(torch.tensor([method.ipc] * parts.dataset.num_classes).sum())
+        images = int(parts.images(parts.split.train).counts(parts.dataset.num_classes).clamp(max=method.ipc).sum())
         steps = method.iterations * _step(parts, config, images, len(parts.split.train), forward, backward)
         lines.append(
             f"# condensation about {steps:,.0f} s for each of {getattr(config, 'sets', 1)} set(s), without evaluation"

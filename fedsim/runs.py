@@ -36,9 +36,11 @@ def write_atomic(path: Path, content: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
+    except OSError as error:
+        error.filename = error.filename or str(path)
         raise
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], meta: Any) -> None:
@@ -76,7 +78,10 @@ class RunDirectory:
             raise UserError(f"{run.path} is a file; move it away, the run's folder belongs there")
         kept = run.path / "config.yaml"
         if kept.exists():
-            stored = digest(validate(type(config), read(kept)))
+            try:
+                stored = digest(validate(type(config), read(kept)))
+            except UserError as error:
+                raise UserError(f"{kept} cannot be used ({error}); restore it, or give another --out") from error
             if stored != digest(config):
                 raise UserError(
                     f"{kept} was changed after the run began (its hash is {stored}, the folder says {digest(config)}); "
@@ -90,12 +95,15 @@ class RunDirectory:
 
     @property
     def finished(self) -> bool:
-        """Whether result.json is there."""
-        return (self.path / "result.json").is_file()
+        """Whether result.json is there; a damaged one is a `UserError`."""
+        return (self.path / "result.json").is_file() and bool(self.read_json("result"))
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Refuse a second process on the same folder; released by the system when the process dies."""
+        """Refuse a second process on the same folder, and one whose checkpoints are damaged, before any work.
+
+        The system releases the lock when the process dies.
+        """
         with (self.path / ".lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -103,6 +111,9 @@ class RunDirectory:
                 raise UserError(
                     f"another process is working on {self.path}; wait for it or give another --out"
                 ) from error
+            if not self.finished:
+                for path in self._needed():
+                    load_tensors(path)
             yield
 
     # --- metrics ---
@@ -121,24 +132,38 @@ class RunDirectory:
 
     def forget_after(self, round_number: int) -> None:
         """Drop metrics of rounds that will be run again."""
-        kept = [line for line in self.metrics() if line["round"] <= round_number]
-        write_atomic(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+        path = self.path / "metrics.jsonl"
+        try:
+            kept = [line for line in self.metrics() if line["round"] <= round_number]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged ({error}); delete it to go on without its curves") from error
+        write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))
 
     # --- checkpoints ---
 
     def save_round(self, round_number: int, tensors: dict[str, Tensor], meta: Any) -> None:
         """Store the server's state after a round; older ones but the last are removed."""
         save_tensors(self._checkpoint(round_number), tensors, meta)
-        for old in sorted((self.path / "checkpoints").glob("round_*.safetensors"))[:-2]:
+        for _, old in self._rounds()[:-2]:
             old.unlink()
 
     def last_round(self) -> tuple[int, dict[str, Tensor], Any] | None:
         """Number, tensors and meta of the last stored round, or None."""
-        stored = sorted((self.path / "checkpoints").glob("round_*.safetensors"))
-        if not stored:
-            return None
-        tensors, meta = load_tensors(stored[-1])
-        return int(stored[-1].stem.removeprefix("round_")), tensors, meta
+        stored = self._rounds()
+        return (stored[-1][0], *load_tensors(stored[-1][1])) if stored else None
+
+    def _rounds(self) -> list[tuple[int, Path]]:
+        """Stored rounds by number: in the order of names, 10000 would come before 9999."""
+        found = (self.path / "checkpoints").glob("round_*.safetensors")
+        numbered = [(path.stem.removeprefix("round_"), path) for path in found]
+        return sorted((int(number), path) for number, path in numbered if number.isdecimal())
+
+    def _needed(self) -> list[Path]:
+        """Checkpoints that going on would read: of the server, of a central set, of the clients' next round."""
+        stored = self._rounds()
+        following = f"*/round_{stored[-1][0] + 1 if stored else 1:03d}/*.safetensors"
+        half_done = (self.path / "checkpoints").glob("set_*/*.safetensors")
+        return [path for _, path in stored[-1:]] + sorted([*half_done, *(self.path / "clients").glob(following)])
 
     def _checkpoint(self, round_number: int) -> Path:
         return self.path / "checkpoints" / f"round_{round_number:04d}.safetensors"
@@ -151,10 +176,16 @@ class RunDirectory:
 
     def read_json(self, name: str) -> Any:
         """Read NAME.json; a damaged one is a `UserError`."""
+        path = self.path / f"{name}.json"
         try:
-            return json.loads((self.path / f"{name}.json").read_text())
-        except (json.JSONDecodeError, FileNotFoundError) as error:
-            raise UserError(f"{self.path / name}.json cannot be read ({error}); give the folder of a run") from error
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise UserError(f"{path} does not exist; give the folder of a run") from error
+        except ValueError as error:
+            raise UserError(f"{path} is damaged ({error}); delete it and run again, it is written anew") from error
+        if not isinstance(value, dict) or not value:
+            raise UserError(f"{path} is damaged (no mapping); delete it and run again, it is written anew")
+        return value
 
 
 def manifest(config: Section, device: str, argv: list[str]) -> dict[str, Any]:

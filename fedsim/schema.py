@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 from pydantic import Field
@@ -25,11 +26,11 @@ class Compute(Section):
 
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """auto: the first GPU if there is one."""
-    chunk: int | Literal["auto"] = "auto"
+    chunk: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Images per forward and backward pass, 0: whole batches; auto: 32 on a CPU (its cache), 0 on a GPU."""
-    threads: int = Field(default=1, ge=1)
+    threads: int = Field(default=1, ge=1, le=1024)
     """torch threads of each process; other counts give other sums."""
-    workers: int = Field(default=1, ge=1)
+    workers: int = Field(default=1, ge=1, le=1024)
     """Client processes of the local engine; no influence on the result."""
 
 
@@ -43,7 +44,7 @@ class Controls(Section):
 class Experiment(Section):
     """What both kinds of run share."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
     """Folder name under --out."""
     seed: int = Field(default=0, ge=0)
     """Seed of every random stream."""
@@ -115,7 +116,22 @@ def resolve(schema: type[E], raw: Raw) -> E:
     if schema is FederatedRun:
         raw = _method_defaults(raw)
     config = validate(schema, raw)
+    _possible(config)
     return config.model_copy(update={"compute": settle(config.compute)})
+
+
+def _possible(config: Experiment) -> None:
+    """Refuse what every section allows and the whole does not."""
+    data: Any = config.data
+    if isinstance(config, FederatedRun) and data.val == 0:
+        raise UserError("data.val: got 0; the server scores every round on val, give more than 0 and at most 0.5")
+    networks = getattr(getattr(config, "method", None), "networks", None)
+    around = "server" if getattr(networks, "name", None) == "perturb" else getattr(networks, "around", None)
+    if isinstance(config, Distillation) and around == "server":
+        raise UserError(
+            "method.networks: draws around the server's weights, which a central run does not have; "
+            "valid here: fresh, or pool with around: fresh"
+        )
 
 
 def settle(compute: Compute) -> Compute:
@@ -125,6 +141,10 @@ def settle(compute: Compute) -> Compute:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     elif device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"compute.device: '{device}' was asked for and torch sees no GPU; valid here: auto, cpu")
+    elif device.startswith("cuda:") and int(device[5:]) >= torch.cuda.device_count():
+        raise UserError(
+            f"compute.device: '{device}' is not there; valid: cuda:0 to cuda:{torch.cuda.device_count() - 1}"
+        )
     if chunk == "auto":
         chunk = 32 if device == "cpu" else 0
     return compute.model_copy(update={"device": device, "chunk": chunk})
@@ -135,7 +155,7 @@ def _raw(path: Path, assignments: Sequence[str], *, needs: str, other: str) -> R
     if ("algorithm" in raw) != (needs == "algorithm"):
         raise UserError(f"{path} is not a file for this command (it has {'an' if needs == 'method' else 'no'} "
                         f"algorithm); use fedsim {other} {path}")  # fmt: skip
-    raw.setdefault("name", path.stem)
+    raw.setdefault("name", re.sub(r"[^A-Za-z0-9_.-]+", "_", path.stem).lstrip("_.-") or "run")
     return raw
 
 
@@ -146,14 +166,21 @@ def _method_defaults(raw: Raw) -> Raw:
     if not isinstance(name, str):
         return raw
     try:
-        defaults: Any = catalog.resolve("algorithm", name).method_defaults
+        chosen = catalog.resolve("algorithm", name)
     except UserError as error:
         raise UserError(f"algorithm.name: {error}") from error
+    if not hasattr(chosen, "method_defaults"):
+        raise UserError(f"algorithm.name: '{name}' has no attribute method_defaults; give the class of an algorithm")
+    defaults: Any = chosen.method_defaults
     method = raw.get("method")
     if defaults is None:
         extra = [key for key in ("method", "server") if raw.get(key) is not None]
         if extra:
-            raise UserError(f"{extra[0]}: algorithm {name} uploads no synthetic images; remove the section {extra[0]}")
+            how = " ".join(f"{key}=" for key in extra)
+            raise UserError(
+                f"{' and '.join(extra)}: algorithm {name} uploads no synthetic images; "
+                f"leave that out of the file, or override it with nothing ({how})"
+            )
         return raw
     method = {"name": method} if isinstance(method, str) else method
     if method is None or (isinstance(method, dict) and method.get("name", defaults["name"]) == defaults["name"]):

@@ -11,22 +11,34 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
 from PIL import Image
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as encode
 from torch import Tensor
 
+from fedsim.config import Section, first_error
 from fedsim.data.images import Images
 from fedsim.data.transforms import Normalise
 from fedsim.runs import write_atomic
 from fedsim.types import UserError
 
 FORMAT = "fedsim-synthetic-1"
+
+
+class _Header(Section):
+    """The JSON header of a file; its fields are those of `SyntheticSet`."""
+
+    classes: tuple[str, ...] = Field(min_length=1)
+    mean: tuple[float, ...]
+    std: tuple[Annotated[float, Field(gt=0)], ...]
+    provenance: dict[str, Any]
+    protocol: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -77,7 +89,7 @@ class SyntheticSet:
         header = {"classes": self.classes, "mean": self.mean, "std": self.std}
         header |= {"provenance": self.provenance, "protocol": self.protocol}
         tensors = {"images": self.images.contiguous().cpu(), "labels": self.labels.contiguous().cpu()}
-        return encode(tensors, {"format": FORMAT, "fedsim": json.dumps(header, sort_keys=True)})
+        return _sorted_header(encode(tensors, {"format": FORMAT, "fedsim": json.dumps(header, sort_keys=True)}))
 
     def save(self, path: Path | str) -> None:
         """Write one safetensors file, whole or not at all."""
@@ -92,19 +104,22 @@ class SyntheticSet:
             with safe_open(str(path), framework="pt") as file:
                 meta = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            header = json.loads(meta["fedsim"]) if meta.get("format") == FORMAT else None
-        except (SafetensorError, json.JSONDecodeError, KeyError) as error:
+        except (SafetensorError, OSError) as error:
             raise UserError(f"synthetic set {path} cannot be read ({error}); give a file that fedsim wrote") from error
-        if header is None or set(tensors) != {"images", "labels"}:
+        if meta.get("format") != FORMAT or "fedsim" not in meta or set(tensors) != {"images", "labels"}:
             raise UserError(f"{path} is safetensors but not a synthetic set; give a file that fedsim wrote")
-        mean, std = tuple(header["mean"]), tuple(header["std"])
-        loaded = cls(
-            tensors["images"], tensors["labels"], tuple(header["classes"]), mean, std,
-            header["provenance"], header["protocol"],
-        )  # fmt: skip
-        if problem := loaded.problem(loaded.num_classes, tuple(loaded.images.shape[1:])):
+        try:
+            header = _Header.model_validate_json(meta["fedsim"])
+        except ValidationError as error:
+            where, line = first_error(error, _Header)
+            raise UserError(f"synthetic set {path} is damaged: header {where}: {line}") from error
+        images, labels = tensors["images"], tensors["labels"]
+        problem = check_tensors(images, labels, len(header.classes), tuple(images.shape[1:]))
+        if problem is None and not images.shape[1] == len(header.mean) == len(header.std):
+            problem = f"{len(header.mean)} means and {len(header.std)} deviations for {images.shape[1]} channels"
+        if problem is not None:
             raise UserError(f"synthetic set {path} is damaged: {problem}")
-        return loaded
+        return cls(images, labels, header.classes, header.mean, header.std, header.provenance, header.protocol)
 
     def problem(self, num_classes: int, image_shape: tuple[int, ...]) -> str | None:
         """What is wrong with the tensors for a task of `num_classes` and `image_shape`, or None."""
@@ -125,7 +140,7 @@ class SyntheticSet:
     def save_folder(self, path: Path | str) -> None:
         """Export PATH/CLASS/0000.png, as torchvision's ImageFolder reads it."""
         for index, (image, label) in enumerate(zip(self.images, self.labels.tolist(), strict=True)):
-            folder = Path(path) / self.classes[label].replace("/", "_")
+            folder = Path(path) / _folder_name(self.classes[label], label)
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(_picture(image)).save(folder / f"{index:04d}.png")
 
@@ -169,6 +184,20 @@ def check_tensors(  # noqa: PLR0911 - one return per defect
     if labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= num_classes):
         return f"labels reach from {int(labels.min())} to {int(labels.max())}, valid are 0 to {num_classes - 1}"
     return None
+
+
+def _sorted_header(content: bytes) -> bytes:
+    """A safetensors file with its header's keys in order: its writer's own order differs from call to call."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # data begin at a multiple of 8, as the format asks
+    return len(header).to_bytes(8, "little") + header + content[8 + size :]
+
+
+def _folder_name(name: str, label: int) -> str:
+    """A class name as one folder's name; a set from elsewhere may call a class `..`."""
+    safe = name.replace("/", "_")
+    return safe if safe.strip(".") else f"class_{label}"
 
 
 def _picture(image: Tensor) -> np.ndarray:

@@ -24,7 +24,7 @@ from fedsim.models.functional import state
 from fedsim.models.network import Network
 from fedsim.runs import load_tensors, save_tensors
 from fedsim.seeding import Streams
-from fedsim.types import Params
+from fedsim.types import Params, UserError
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,10 @@ def _tensors(current: Any) -> dict[str, Tensor]:
 
 def _restore(current: Any, checkpoint: Path) -> tuple[int, list[tuple[int, dict[str, float]]]]:
     tensors, meta = load_tensors(checkpoint)
-    for name, value in _tensors(current).items():
+    expected = _tensors(current)
+    form = {name: (value.shape, value.dtype) for name, value in tensors.items()}
+    if form != {name: (value.shape, value.dtype) for name, value in expected.items()} or "iteration" not in meta:
+        raise UserError(f"checkpoint {checkpoint} is of another condensation; delete that file to start this one anew")
+    for name, value in expected.items():
         value.copy_(tensors[name])
     return meta["iteration"], [(int(at), dict(values)) for at, values in meta["history"]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from fedsim.config import Section
 from fedsim.data.synthetic import SyntheticSet, check_tensors
 from fedsim.federated.base import Broadcast, Setting, Upload
 from fedsim.types import Params
+
+NPY = b"\x93NUMPY"
+"""How every array on the wire begins."""
 
 WEIGHTS, SYNTHETIC, METRICS, INFO = "weights", "synthetic", "metrics", "info"
 
@@ -141,17 +144,22 @@ def _synthetic(content: RecordDict, client: int, round_number: int, contract: Co
     most = int(torch.bincount(labels).max())
     if most > contract.per_class:
         raise Rejected(f"{most} synthetic images of one class, the agreed budget is {contract.per_class}")
-    try:
-        claimed = json.loads(str(content.config_records[INFO].get("provenance", "{}")))
-    except json.JSONDecodeError as error:
-        raise Rejected(f"provenance is not JSON ({error})") from error
-    provenance = {
-        "method": claimed.get("method"),
-        "init": claimed.get("init"),
-        "client": client,
-        "round": round_number,
-    }
+    claimed = _provenance(str(content.config_records[INFO].get("provenance", "{}")))
+    provenance = claimed | {"client": client, "round": round_number}
     return SyntheticSet(images, labels, setting.classes, setting.normalise.mean, setting.normalise.std, provenance)
+
+
+def _provenance(text: str) -> dict[str, Any]:
+    try:
+        claimed = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise Rejected(f"provenance is not JSON ({error})") from error
+    if not isinstance(claimed, dict):
+        raise Rejected(f"provenance is not a mapping but {type(claimed).__name__}")
+    names = {key: claimed.get(key) for key in ("method", "init")}
+    if not all(name is None or isinstance(name, str) for name in names.values()):
+        raise Rejected("provenance is not the names of a method and an init")
+    return names
 
 
 def _weights(content: RecordDict, expected: Params) -> Params:
@@ -170,10 +178,15 @@ def _weights(content: RecordDict, expected: Params) -> Params:
 
 
 def _decode(arrays: Mapping[str, Array]) -> dict[str, torch.Tensor]:
-    try:
-        return {name: torch.from_numpy(array.numpy().copy()) for name, array in arrays.items()}
-    except (ValueError, TypeError, EOFError) as error:
-        raise Rejected(f"an array cannot be decoded ({error})") from error
+    tensors = {}
+    for name, array in arrays.items():
+        if not array.data.startswith(NPY):  # numpy would open a zip archive here
+            raise Rejected(f"{name} cannot be decoded (no .npy array)")
+        try:
+            tensors[name] = torch.from_numpy(array.numpy().copy())
+        except Exception as error:  # noqa: BLE001 - the parser of a stranger's header raises nearly anything
+            raise Rejected(f"{name} cannot be decoded ({type(error).__name__}: {error})") from error
+    return tensors
 
 
 def _arrays(content: RecordDict, key: str) -> Mapping[str, Array]:

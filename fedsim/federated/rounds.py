@@ -65,10 +65,11 @@ class RoundRecord:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> RoundRecord:
-        """JSON turns integer keys into strings; turn them back."""
+        """JSON turns integer keys into strings and pairs into lists; turn them back."""
         for name in ("failed", "rejected", "uplink_bytes", "downlink_bytes", "losses"):
             values[name] = {int(key): value for key, value in values[name].items()}
-        return cls(**values)
+        pairs = {client: [(int(at), float(loss)) for at, loss in logged] for client, logged in values["losses"].items()}
+        return cls(**values | {"losses": pairs})
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,9 @@ def _store(server: Server, state: ServerState, records: list[RoundRecord]) -> No
         server.run.metric(latest.round, "val" if name == "accuracy" else "train", name, value)
     tensors = {f"weights.{name}": value for name, value in state.weights.items()}
     tensors |= {f"memory.{name}": value for name, value in state.memory.items()}
-    server.run.save_round(latest.round, tensors, {"records": [asdict(record) for record in records]})
+    history = [asdict(record) for record in records]
+    server.run.save_round(latest.round, tensors, {"records": history})
+    server.run.write_json("rounds", history)
 
 
 def _too_few(record: RoundRecord, needed: int) -> str:

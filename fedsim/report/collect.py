@@ -62,7 +62,7 @@ class RunView:
 
     @property
     def name(self) -> str:
-        """The run's own name."""
+        """Given by its config."""
         return str(self.config["name"])
 
     @property
@@ -115,19 +115,19 @@ class RunView:
         if self.result is not None:
             found = [(cell[0], cell[1], cell[2]) for cell in self.result.get("small_classes", [])]
         else:
-            table, limit = self.table, SMALL * self.images_per_class
-            places = [] if table is None else np.argwhere((table > 0) & (table <= limit)).tolist()
-            found = [(row, column, int(table[row, column])) for row, column in places if table is not None]
+            table, most = self.table, SMALL * self.images_per_class
+            rows = [] if table is None else enumerate(table.tolist())
+            found = [(client, k, n) for client, row in rows for k, n in enumerate(row) if 0 < n <= most]
         return sorted(found, key=lambda cell: (cell[2], cell[0], cell[1]))
-
-    @cached_property
-    def _counts(self) -> dict[tuple[int, int], int]:
-        return {(client, label): images for client, label, images in self.small_cells}
 
     def mark(self, client: int, label: int) -> str:
         """`tiny`: a cell of no more real than synthetic images; `small`: another small one; else empty."""
-        images = self._counts.get((client, label))
-        return "" if images is None else "tiny" if images <= self.images_per_class else "small"
+        return self._marks.get((client, label), "")
+
+    @cached_property
+    def _marks(self) -> dict[tuple[int, int], str]:
+        limit = self.images_per_class
+        return {(client, label): "tiny" if n <= limit else "small" for client, label, n in self.small_cells}
 
     def total(self, name: str) -> int:
         """A sum over rounds by its name in result.json, from the finished rounds where there is no result."""
@@ -135,7 +135,7 @@ class RunView:
             return int(self.result[name])
         if name in {"uplink_bytes", "downlink_bytes"}:
             return sum(sum(getattr(record, name).values()) for record in self.records)
-        kind = {"clients_failed": "failed", "uploads_rejected": "rejected"}[name]
+        kind = name.rpartition("_")[2]
         return sum(len(getattr(record, kind)) for record in self.records)
 
     def real_means(self, client: int | None) -> tuple[UInt8[Tensor, "k c h w"], Int[np.ndarray, "k"]] | None:
@@ -157,11 +157,11 @@ def class_means(images: Images, num_classes: int) -> UInt8[Tensor, "k c h w"]:
 
 def collect(paths: Sequence[Path]) -> list[RunView]:
     """Read the runs in `paths`, in that order; `UserError` for none, or for a folder that is no run."""
+    loaded: dict[str, Dataset] = {}
     if not paths:
         raise UserError("no run was given; give the folder of at least one run (it holds config.yaml)")
-    loaded: dict[str, Dataset] = {}
-    keys = [string.ascii_uppercase[number % 26] + str(number // 26 or "") for number in range(len(paths))]
-    keys = keys if len(paths) > 1 else [""]
+    letters = [string.ascii_uppercase[n % 26] + str(n // 26 or "") for n in range(len(paths))]
+    keys = letters if len(paths) > 1 else [""]
     return [_read_run(path, key, loaded) for path, key in zip(paths, keys, strict=True)]
 
 
@@ -181,10 +181,9 @@ def _read_run(path: Path, key: str, loaded: dict[str, Dataset]) -> RunView:
     if not file.is_file():
         raise UserError(f"{path} is no run's folder (it has no config.yaml); give OUT/<name>/<hash>-s<seed>")
     config = read(file)
-    if not {"name", "seed", "data", "model"} <= config.keys():
-        raise UserError(
-            f"{path} is no run's folder (config.yaml lacks name, seed, data, model); give another"
-        )
+    sections = [config.get(key) for key in ("data", "model")]
+    if not {"name", "seed"} <= config.keys() or not all(isinstance(one, dict) for one in sections):
+        raise UserError(f"{path} is no run's folder (its config.yaml is not a run's); give another")
     run = RunDirectory(path)
     view = RunView(path, key, config, file.read_text(encoding="utf-8"))
     if (path / "manifest.json").is_file():
@@ -214,15 +213,14 @@ def _read_sets(view: RunView) -> None:
     """Uploads of the last finished round (of the last one begun, if none finished), or the central sets."""
     folder = view.path / "synthetic"
     if not view.federated:
-        view.sets = [one for file in sorted(folder.glob("set_*.safetensors")) if (one := _load(view, file))]
+        found = [_load(view, file) for file in sorted(folder.glob("set_*.safetensors"))]
+        view.sets = [one for one in found if one is not None]
         return
-    begun = sorted(int(found.name.removeprefix("round_")) for found in folder.glob("round_*"))
-    if not begun:
-        return
-    finished = view.records[-1].round if view.records else begun[-1]
-    view.upload_round = max((number for number in begun if number <= finished), default=begun[-1])
+    begun = [int(found.name.removeprefix("round_")) for found in folder.glob("round_*")]
+    finished = [number for number in begun if view.records and number <= view.records[-1].round]
+    view.upload_round = max(finished or begun, default=0)
     for file in sorted((folder / f"round_{view.upload_round:03d}").glob("client_*.safetensors")):
-        if one := _load(view, file):
+        if (one := _load(view, file)) is not None:
             view.uploads[int(file.stem.removeprefix("client_"))] = one
 
 
@@ -244,8 +242,8 @@ def _read_data(view: RunView, loaded: dict[str, Dataset]) -> None:
         if expected not in loaded:
             schema = FederatedRun if view.federated else Distillation
             dataset = Parts(validate(schema, view.config)).dataset
-            if (found := dataset.fingerprint()) != expected:
-                raise UserError(f"they changed since the run (fingerprint {expected}, now {found})")
+            if dataset.fingerprint() != expected:
+                raise UserError(f"they changed since the run (then {expected}, now {dataset.fingerprint()})")
             loaded[expected] = dataset
         view.dataset = loaded[expected]
     except (UserError, OSError) as error:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fedsim.data.synthetic import SyntheticSet
 from fedsim.report.collect import SMALL, RunView, collect, incomparable
-from fedsim.report.plots import Axis, Interval, Series, forest, heat_map, line_chart, wide_range
+from fedsim.report.plots import Axis, Interval, Number, Series, forest, heat_map, line_chart, wide_range
 from fedsim.runs import write_atomic
 
 OPEN = 12
@@ -69,38 +69,38 @@ def _environment() -> Environment:
 # --- how numbers are written ---
 
 
-def percent(value: float) -> str:
+def percent(value: Number) -> str:
     """0.8997 → 90.0%."""
     return f"{100 * value:.1f}%"
 
 
-def points(difference: float) -> str:
+def points(difference: Number) -> str:
     """−0.081 → −8.1, percentage points with their sign."""
     return f"{100 * difference:+.1f}".replace("-", "−")
 
 
-def axis_percent(value: float) -> str:
+def axis_percent(value: Number) -> str:
     """0.85 → 85%, as many digits as needed."""
     return f"{100 * value:.6g}%"
 
 
-def count(value: float) -> str:
+def count(value: Number) -> str:
     """1374090 → 1,374,090."""
     return f"{value:,.0f}"
 
 
-def count_bytes(value: float) -> str:
+def count_bytes(value: Number) -> str:
     """1374090 → 1.37 MB, powers of 1000."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(value) < 999.5 or unit == "GB":
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if abs(value) < 999.5 or unit == "TB":
             return f"{value:.3g} {unit}" if unit != "B" else f"{value:.0f} B"
         value /= 1000
-    raise AssertionError("unreachable: GB always returns")
+    raise AssertionError("unreachable: TB always returns")
 
 
-def short(value: float) -> str:
-    """Three significant digits."""
-    return f"{value:.3g}".replace("-", "−")
+def short(value: Number) -> str:
+    """Four significant digits."""
+    return f"{value:.4g}".replace("-", "−")
 
 
 # --- charts of several runs ---
@@ -126,7 +126,7 @@ def accuracy_chart(runs: Sequence[RunView], over: str) -> Markup:
     rounds = Axis("round", short, whole=True)
     x = rounds if over == "round" else Axis("cumulative uplink", count_bytes, log=wide_range(sizes))
     title = "Accuracy on val by " + ("round" if over == "round" else "cumulative uplink bytes")
-    return line_chart(title, series, x, Axis("accuracy on val", axis_percent, top=1.0))
+    return line_chart(title, series, x, Axis("accuracy on val", axis_percent, share=True))
 
 
 def forest_chart(runs: Sequence[RunView]) -> Markup:
@@ -170,7 +170,7 @@ def loss_charts(run: RunView) -> list[Markup]:
     if not curves:
         return []
     worst = max(curves, key=lambda client: curves[client][-1][1])
-    values_at: dict[int, list[float]] = {}
+    values_at: dict[int, list[Number]] = {}
     lines = []
     for client, curve in curves.items():
         label, name = f"client {client}" if client == worst else "", f"client {client}"
@@ -185,7 +185,7 @@ def loss_charts(run: RunView) -> list[Markup]:
 
 
 def _set_losses(name: str, lines: Sequence[dict[str, Any]]) -> Markup:
-    curves: dict[str, list[tuple[float, float]]] = {}
+    curves: dict[str, list[tuple[Number, Number]]] = {}
     for line in lines:
         curves.setdefault(line["split"], []).append((line["round"], line["value"]))
     series = [

@@ -15,11 +15,12 @@ from jaxtyping import Int
 from markupsafe import Markup
 
 COLOURS = 8
-WIDTH, HEIGHT = 520, 290
-LEFT, RIGHT, TOP, BOTTOM = 54, 104, 30, 46
+WIDTH, HEIGHT = 520, 296
+LEFT, RIGHT, TOP, BOTTOM = 54, 104, 36, 46
 
-Point = tuple[float, float]
-Write = Callable[[float], str]
+Number = float | int
+Point = tuple[Number, Number]
+Write = Callable[[Number], str]
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,6 @@ class Series:
     thin: bool = False
     """One of many: faint, without markers."""
     title: str = ""
-    """Shown on hover."""
 
 
 @dataclass(frozen=True)
@@ -47,22 +47,17 @@ class Axis:
     log: bool = False
     whole: bool = False
     """Only integers are marked."""
-    top: float = math.inf
-    """Nothing above exists (1 for an accuracy)."""
+    share: bool = False
+    """Nothing below 0 or above 1 exists."""
 
-    def ticks(self, values: Sequence[float]) -> list[float]:
-        """Marks for these values; on a linear axis they enclose them."""
-        low, high = min(values), max(values)
-        if self.log:
-            return log_ticks(low, high)
-        return [tick for tick in nice_ticks(low, high, whole=self.whole) if tick <= self.top]
-
-    def scale(self, values: Sequence[float], ticks: Sequence[float]) -> Callable[[float], float]:
-        """Value → 0..1 along the axis."""
+    def layout(self, values: Sequence[Number]) -> tuple[list[Number], Callable[[Number], Number]]:
+        """Marks for these values (on a linear axis they enclose them), and value → 0..1 along the axis."""
+        ticks = (log_ticks if self.log else nice_ticks)(min(values), max(values))
+        ticks = [tick for tick in ticks if tick == round(tick)] if self.whole else ticks
+        ticks = [tick for tick in ticks if 0 <= tick <= 1] if self.share else ticks
         shape = math.log10 if self.log else float
         low, high = shape(min(*values, *ticks)), shape(max(*values, *ticks))
-        span = high - low or 1.0
-        return lambda value: (shape(value) - low) / span
+        return ticks, lambda value: (shape(value) - low) / (high - low) if high > low else 0.5
 
 
 @dataclass(frozen=True)
@@ -70,29 +65,28 @@ class Interval:
     """One row of a forest plot."""
 
     label: str
-    value: float
-    interval: tuple[float, float] | None
-    dots: Sequence[float] = ()
+    value: Number
+    interval: tuple[Number, Number] | None
+    dots: Sequence[Number] = ()
     """Single values behind `value`."""
     colour: int = 0
     control: bool = False
     """Drawn hollow."""
 
 
-def nice_ticks(low: float, high: float, count: int = 5, *, whole: bool = False) -> list[float]:
-    """About `count` round numbers (1, 2, 5 times a power of ten) that enclose [low, high]."""
-    if low == high:
-        pad = 1.0 if whole else abs(low) * 0.05 or 1.0
+def nice_ticks(low: Number, high: Number, count: int = 5) -> list[Number]:
+    """About `count` round numbers (1, 2, 5 times a power of ten) around [low, high]."""
+    if high - low <= 1e-9 * abs(high):
+        pad = abs(low) * 0.05 or 1.0
         low, high = low - pad, high + pad
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
-    step = max(step, 1.0) if whole else step
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(number * step, 12) for number in range(first, last + 1)]
+    return [float(f"{number * step:.12g}") for number in range(first, last + 1)]
 
 
-def log_ticks(low: float, high: float) -> list[float]:
+def log_ticks(low: Number, high: Number) -> list[Number]:
     """Round numbers inside [low, high] (both > 0), at least two where the range allows."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 4, 5, 6, 8)):
@@ -103,9 +97,10 @@ def log_ticks(low: float, high: float) -> list[float]:
     return [tick for tick in nice_ticks(low, high, 3) if tick > 0]
 
 
-def wide_range(values: Sequence[float]) -> bool:
+def wide_range(values: Sequence[Number]) -> bool:
     """Whether a logarithmic axis reads better: all positive, more than a factor of ten apart."""
-    return bool(values) and min(values) > 0 and max(values) / min(values) > 10
+    finite = [value for value in values if math.isfinite(value)]
+    return bool(finite) and min(finite) > 0 and max(finite) / min(finite) > 10
 
 
 def line_chart(title: str, series: Sequence[Series], x: Axis, y: Axis) -> Markup:
@@ -115,35 +110,34 @@ def line_chart(title: str, series: Sequence[Series], x: Axis, y: Axis) -> Markup
     if not kept:
         return Markup("")
     xs, ys = ([point[axis] for _, points in kept for point in points] for axis in (0, 1))
-    x_ticks, y_ticks = x.ticks(xs), y.ticks(ys)
-    across, up = x.scale(xs, x_ticks), y.scale(ys, y_ticks)
+    (x_ticks, across), (y_ticks, up) = x.layout(xs), y.layout(ys)
     right, base = WIDTH - RIGHT, HEIGHT - BOTTOM
 
     def place(point: Point) -> Point:
         return LEFT + (right - LEFT) * across(point[0]), base - (base - TOP) * up(point[1])
 
-    body = [_axes(x, y, [(place((tick, ys[0]))[0], tick) for tick in x_ticks],
-                  [(place((xs[0], tick))[1], tick) for tick in y_ticks])]  # fmt: skip
+    below = [(place((tick, ys[0]))[0], tick) for tick in x_ticks]
+    beside = [(place((xs[0], tick))[1], tick) for tick in y_ticks]
+    body = [_axes(x, y, below, beside)]
     ends: list[tuple[Series, Point]] = []
     for one, points in kept:
         placed = [place(point) for point in points]
         words = [f"{one.title or one.label}: {x.write(a)}, {y.write(b)}" for a, b in points]
         body.append(_line(one, placed, words))
-        ends += [(one, placed[-1])] if one.label else []
-    return _svg(title, WIDTH, HEIGHT, [*body, *_end_labels(ends)])
+        ends.append((one, placed[-1]))
+    return _svg(title, WIDTH, HEIGHT, [*body, *_end_labels([end for end in ends if end[0].label])])
 
 
 def _axes(x: Axis, y: Axis, x_ticks: Sequence[Point], y_ticks: Sequence[Point]) -> Markup:
     right, base = WIDTH - RIGHT, HEIGHT - BOTTOM
-    parts = [Markup('<text class="axis" x="{}" y="14">{}</text>').format(4, y.label)]
-    parts.append(Markup('<text class="axis end" x="{}" y="{}">{}</text>').format(right, HEIGHT - 6, x.label))
+    parts = [_text("axis", 4, 14, y.label), _text("axis end", right, HEIGHT - 6, x.label)]
     for place, tick in y_ticks:
         parts.append(_tag("line", "grid", x1=LEFT, x2=right, y1=place, y2=place))
         parts.append(_text("tick end", LEFT - 8, place + 4, y.write(tick)))
     parts.append(_tag("line", "base", x1=LEFT, x2=right, y1=base, y2=base))
     for place, tick in x_ticks:
         parts.append(_tag("line", "base", x1=place, x2=place, y1=base, y2=base + 4))
-        parts.append(_text("tick middle", place, base + 19, x.write(tick)))
+        parts.append(_text("tick middle", place, base + 21, x.write(tick)))
     return Markup("").join(parts)
 
 
@@ -151,7 +145,7 @@ def _line(series: Series, points: Sequence[Point], words: Sequence[str]) -> Mark
     style = f"line c{series.colour % COLOURS}" + " dashed" * series.dashed + " thin" * series.thin
     path = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in points)
     drawn = _path(style, path, series.title or series.label)
-    if series.thin:
+    if series.thin and len(points) > 1:
         return drawn
     shown = zip(points, words, strict=True) if len(points) <= 40 else [(points[-1], words[-1])]
     return drawn + Markup("").join(_marker(series, point, word) for point, word in shown)
@@ -184,13 +178,11 @@ def _end_labels(ends: Sequence[tuple[Series, Point]]) -> list[Markup]:
 def forest(title: str, rows: Sequence[Interval], mark: Write, write: Write) -> Markup:
     """Values with their intervals, one row each, on one axis; `mark` writes its ticks, `write` the values."""
     values = [v for row in rows for v in (row.value, *row.dots, *(row.interval or ()))]
-    axis = Axis("", mark, top=1.0)
-    ticks = axis.ticks(values)
-    along = axis.scale(values, ticks)
+    ticks, along = Axis("", mark, share=True).layout(values)
     left, right, step = 178, WIDTH - 72, 34
     height = 16 + step * len(rows) + 28
 
-    def place(value: float) -> float:
+    def place(value: Number) -> Number:
         return left + (right - left) * along(value)
 
     body = [_tag("line", "grid", x1=place(tick), x2=place(tick), y1=8, y2=height - 28) for tick in ticks]
@@ -214,16 +206,18 @@ def heat_map(
 ) -> Markup:  # fmt: skip
     """Counts of classes (columns) at clients (rows), darker with √count; `marks` are classes of the cells."""
     slanted = max(map(len, columns), default=0) > 3
-    left, top, wide, tall = 32, 64 if slanted else 24, 28, 23
+    left, top, wide, tall = 32, 76 if slanted else 24, 28, 23
     most, right = max(1, int(table.max(initial=0))), left + wide * len(columns) + 36
-    body = [_column_name(left + wide * (at + 0.5), top - 8, name, slanted) for at, name in enumerate(columns)]
-    body.append(_text("tick end", right, top - 8, "all"))
+    name_at = '<text class="tick{}" transform="translate({} {}) rotate({})">{}</text>'
+    how = ("", -45) if slanted else (" middle", 0)
+    body = [_text("tick end", right, top - 8, "all")]
+    for at, name in enumerate(columns):
+        short = name if len(name) <= 10 else name[:9] + "…"
+        body.append(Markup(name_at).format(how[0], left + wide * (at + 0.5), top - 8, how[1], short))
     for row, name in enumerate(rows):
         y = top + tall * row
-        body += [
-            _text("tick end", left - 8, y + 16, name),
-            _text("tick end", right, y + 16, str(table[row].sum())),
-        ]
+        body.append(_text("tick end", left - 8, y + 16, name))
+        body.append(_text("tick end", right, y + 16, str(table[row].sum())))
         for column in map(int, np.flatnonzero(table[row])):
             count, x = int(table[row, column]), left + wide * column
             depth = 0.06 + 0.84 * math.sqrt(count / most)
@@ -231,33 +225,26 @@ def heat_map(
             body.append(Markup('<g class="cell {}"><title>{}</title>').format(marks[row][column], word))
             box = '<rect x="{}" y="{}" width="{}" height="{}" rx="2" style="fill-opacity:{:.2f}"/>'
             body.append(Markup(box).format(x + 1, y + 1, wide - 2, tall - 2, depth))
-            style = "count dark" if depth > 0.55 else "count"
+            style = "count dark" if depth > 0.72 else "count"
             body.append(_text(style, x + wide / 2, y + 16, str(count)) + Markup("</g>"))
     size = f"min-width:{right + 2}px;max-width:{1.4 * right:.0f}px"
     return _svg(title, right + 2, top + tall * len(rows) + 4, body, size)
-
-
-def _column_name(x: float, y: float, name: str, slanted: bool) -> Markup:
-    if not slanted:
-        return _text("tick middle", x, y, name)
-    turned = '<text class="tick" transform="translate({:.0f} {:.0f}) rotate(-45)">{}</text>'
-    return Markup(turned).format(x, y, name if len(name) <= 10 else name[:9] + "…")
 
 
 def _path(style: str, path: str, title: str) -> Markup:
     return Markup('<path class="{}" d="{}"><title>{}</title></path>').format(style, path, title)
 
 
-def _tag(name: str, style: str, **numbers: float) -> Markup:
+def _tag(name: str, style: str, **numbers: Number) -> Markup:
     places = " ".join(f'{key}="{value:.1f}"' for key, value in numbers.items())
     return Markup(f'<{name} class="{style}" {places}/>')
 
 
-def _text(style: str, x: float, y: float, words: str) -> Markup:
+def _text(style: str, x: Number, y: Number, words: str) -> Markup:
     return Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(style, x, y, words)
 
 
-def _svg(title: str, width: float, height: float, body: Sequence[Markup], style: str = "") -> Markup:
+def _svg(title: str, width: Number, height: Number, body: Sequence[Markup], style: str = "") -> Markup:
     kind = Markup(' class="map" style="{}"').format(style) if style else Markup(' class="chart"')
     frame = '<svg{} role="img" aria-label="{}" viewBox="0 0 {} {}"><title>{}</title>{}</svg>'
     return Markup(frame).format(kind, title, width, height, title, Markup("").join(body))

@@ -1,0 +1,142 @@
+"""Write docs/results.md from the kept cells: `python benchmarks/tables.py`. Nothing in that page is typed by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fedsim.training.evaluate import mean_ci
+
+ROOT = Path(__file__).parent
+PAGE = ROOT.parent / "docs" / "results.md"
+
+
+def cells(group: str) -> dict[str, dict[str, Any]]:
+    """result.json of every kept cell of a group, by name, with its manifest."""
+    found = {}
+    for folder in sorted((ROOT / "results" / group).glob("*")):
+        if (folder / "result.json").is_file():
+            found[folder.name] = json.loads((folder / "result.json").read_text())
+            found[folder.name]["manifest"] = json.loads((folder / "manifest.json").read_text())
+    return found
+
+
+def percent(value: float) -> str:
+    """An accuracy as printed in papers."""
+    return f"{100 * value:.2f}"
+
+
+def interval(points: Sequence[float]) -> str:
+    """Mean and 95% t interval over seeds, in percent."""
+    mean, ci = mean_ci(points)
+    return percent(mean) if ci is None else f"{percent(mean)} [{percent(ci[0])}, {percent(ci[1])}]"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown."""
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def federated(title: str, group: str, note: str) -> str:
+    """FedDM cells: one row per seed, beside the control, and the paired difference."""
+    found = cells(group)
+    if not found:
+        return f"## {title}\n\n{note}\n\nNot run yet: `python benchmarks/cells.py {group}`.\n"
+    rows, ours, theirs = [], [], []
+    for name, cell in found.items():
+        control = cell["controls"]["upload_real_subset"]
+        ours.append(cell["accuracy"])
+        theirs.append(control["accuracy"])
+        rows.append([
+            name, percent(cell["accuracy"]), percent(control["accuracy"]),
+            " ".join(percent(value) for value in cell["accuracy_by_round"]),
+            f"{cell['synthetic_images']} / {cell['real_images']} = {cell['synthetic_images'] / cell['real_images']:.3f}",
+            f"{cell['uplink_bytes'] / 1e6:.2f}", f"{cell['downlink_bytes'] / 1e6:.2f}", f"{cell['wall_seconds']:.0f}",
+        ])  # fmt: skip
+    header = [
+        "cell",
+        "test %",
+        "upload_real_subset %",
+        "val % by round",
+        "images per real image",
+        "up MB",
+        "down MB",
+        "s",
+    ]
+    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    summary = f"Mean {interval(ours)}; control {interval(theirs)}; paired difference {interval(differences)} points."
+    return "\n\n".join([f"## {title}", note, table(header, rows), summary, _source(group, found)]) + "\n"
+
+
+def fedavg(title: str, group: str, note: str) -> str:
+    """FedAvg's grid: chosen on val, test of the chosen cell only."""
+    found = cells(group)
+    if not found:
+        return f"## {title}\n\n{note}\n\nNot run yet: `python benchmarks/cells.py {group}`.\n"
+    best = max(found, key=lambda name: found[name]["accuracy_by_round"][-1])
+    rows = [
+        [
+            f"**{name}**" if name == best else name,
+            " ".join(percent(value) for value in cell["accuracy_by_round"]),
+            percent(cell["accuracy"]) if name == best else "",
+            f"{cell['uplink_bytes'] / 1e6:.2f}", f"{cell['downlink_bytes'] / 1e6:.2f}", f"{cell['wall_seconds']:.0f}",
+        ]
+        for name, cell in found.items()
+    ]  # fmt: skip
+    header = ["cell (local lr, epochs)", "val % by round", "test % of the choice", "up MB", "down MB", "s"]
+    return "\n\n".join([f"## {title}", note, table(header, rows), _source(group, found)]) + "\n"
+
+
+def distillation(title: str, group: str, note: str) -> str:
+    """Central condensations beside random subsets."""
+    found = cells(group)
+    if not found:
+        return f"## {title}\n\n{note}\n\nNot run yet: `python benchmarks/cells.py {group}`.\n"
+    rows = []
+    for name, cell in found.items():
+        control = cell["controls"]["random_subset"]
+        spread = cell["accuracy_ci"]
+        rows.append([
+            name, percent(cell["accuracy"]) + (f" [{percent(spread[0])}, {percent(spread[1])}]" if spread else ""),
+            cell["accuracy_over"], percent(control["accuracy"]), str(cell["synthetic_images"]), f"{cell['wall_seconds']:.0f}",
+        ])  # fmt: skip
+    header = ["cell", "test %", "over", "random subset %", "images", "s"]
+    return "\n\n".join([f"## {title}", note, table(header, rows), _source(group, found)]) + "\n"
+
+
+def _source(group: str, found: dict[str, dict[str, Any]]) -> str:
+    first = next(iter(found.values()))["manifest"]
+    commits = sorted({cell["manifest"]["git"]["commit"][:10] for cell in found.values() if cell["manifest"]["git"]})
+    machine = f"{first['cores']} cores, {first['processor']}, {first['device']}, torch {first['versions']['torch']}"
+    return f"`python benchmarks/cells.py {group}` · commit {', '.join(commits)} · {machine}"
+
+
+def page() -> str:
+    """The whole of docs/results.md."""
+    feddm = "Ten clients, {}, noise start, {} images per class, ConvNet-3 of width 32, three rounds; hard labels, test once."
+    grid = "The same clients and rounds. Learning rate and epochs are chosen on val after round 3; only the choice is tested."
+    dirichlet, two = "Dirichlet 0.5", "two classes per client"
+    return "\n".join([
+        "# Results\n\nMade by `python benchmarks/tables.py` from the cells kept under `benchmarks/results/`; intervals are 95%, "
+        "over seeds unless it says otherwise. `upload_real_subset` is the control: the same rounds with random real images "
+        "uploaded, as many per client and class.\n",
+        federated("FedDM on digits (`make demo`)", "digits_feddm", "Ten clients, Dirichlet 0.5, noise start, five images per "
+                  "class, three rounds. One upload holds a third as many images as its client has real ones: here the "
+                  "control is nearly the whole data set."),
+        federated("FedDM on MNIST, Dirichlet 0.5", "mnist_feddm", feddm.format(dirichlet, "ten")),
+        federated("FedDM on MNIST, Dirichlet 0.5, one image per class", "mnist_feddm_ipc1", feddm.format(dirichlet, "one")),
+        fedavg("FedAvg on MNIST, Dirichlet 0.5", "mnist_fedavg", grid),
+        federated("FedDM on MNIST, two classes per client", "mnist_feddm_2classes", feddm.format(two, "ten")),
+        fedavg("FedAvg on MNIST, two classes per client", "mnist_fedavg_2classes", grid),
+        distillation("Distribution Matching on MNIST, ten images per class", "mnist_dm", "All 60,000 images, ConvNet-3-128, "
+                     "noise start, a pool of networks. Published: 97.5 (Zhao and Bilen, WACV 2023; real start, DSA, 20,000 "
+                     "fresh networks, 20 networks on each of 5 sets)."),
+    ])  # fmt: skip
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    print(PAGE.relative_to(ROOT.parent))

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fedsim.experiment import execute
+from fedsim.report.collect import collect
+from fedsim.report.html import (
+    count,
+    count_bytes,
+    loss_charts,
+    percent,
+    png,
+    points,
+    render,
+    short,
+    write_report,
+)
+from fedsim.runs import RunDirectory
+from fedsim.schema import Distillation, FederatedRun, resolve
+from fedsim.types import UserError
+from tests.report.test_collect import write_run
+
+VOID = {"meta", "link", "img", "br", "input"}
+
+
+class Page(HTMLParser):
+    """Checks nesting; keeps tags, links and visible text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value or "" for key, value in attrs if key in {"src", "href", "action", "data"}]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not {"style", "script"} & set(self.open):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def page(*paths: Path) -> Page:
+    return Page(render(collect(paths)))
+
+
+def test_numbers_as_written() -> None:
+    assert (percent(0.8997), points(-0.081), points(0.02), count(1374090)) == (
+        "90.0%",
+        "−8.1",
+        "+2.0",
+        "1,374,090",
+    )
+    sizes = [count_bytes(value) for value in (0, 999, 1000, 101310, 999_600, 1374090, 2.5e9, 7e12)]
+    assert sizes == ["0 B", "999 B", "1 kB", "101 kB", "1 MB", "1.37 MB", "2.5 GB", "7 TB"]
+    assert short(-0.0123456) == "−0.01235"
+
+
+def test_one_run_says_what_a_reader_needs(tmp_path: Path) -> None:
+    shown = page(write_run(tmp_path))
+    for words in (
+        "fake", "75.0 % test accuracy", "95% interval 70.0% to 80.0%, over 359 test images", "87.5%",
+        "12.5 points below it", "40 synthetic for 1,294 real", "0.031 each", "seed 0 · finished", "2.5 s",
+        "2 small cells", "no protection", "client 1, class 4, n = 1", "not uploaded, shown for comparison",
+        "What was uploaded in round 2", "name: feddm", "ab" * 32, "2,500", "no reply", "it broke", "rejected",
+    ):  # fmt: skip
+        assert words in shown.text.replace("\xa0", " "), words
+    assert shown.tags.count("svg") == 7
+    assert "Comparison" not in shown.text
+
+
+def test_the_page_needs_nothing_from_outside(tmp_path: Path) -> None:
+    text = render(collect([write_run(tmp_path)]))
+    assert all(address.startswith(("data:", "#")) for address in Page(text).addresses)
+    assert "script" not in Page(text).tags
+    assert re.findall(r"url\(|@import|https?://", text) == []
+    assert text == render(collect([next(tmp_path.glob("fake/*"))]))
+
+
+def test_words_from_clients_are_escaped(tmp_path: Path) -> None:
+    bad = "<script>alert('x')</script><img src=x onerror=y>"
+    text = render(collect([write_run(tmp_path, reason=bad)]))
+    assert "<script" not in text
+    assert "<img src=x" not in text
+    assert text.count("&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;") == 2
+    assert bad in Page(text).text
+
+
+def test_errors_and_class_names_are_escaped(tmp_path: Path) -> None:
+    path = write_run(tmp_path, done=False)
+    run = RunDirectory(path)
+    run.write_json(
+        "manifest", run.read_json("manifest") | {"status": "failed", "error": "<script>no</script>"}
+    )
+    shown = page(path)
+    assert "script" not in shown.tags
+    assert "<script>no</script>" in shown.text
+
+
+def test_several_runs_are_compared(tmp_path: Path) -> None:
+    one = write_run(tmp_path, "one")
+    two = write_run(tmp_path, "two", done=False)
+    three = write_run(tmp_path, "three", algorithm={"name": "fedavg"}, method=None)
+    shown = page(one, two, three)
+    assert "3 runs side by side" in shown.text
+    table = re.findall(r"<tbody>(.*?)</tbody>", render(collect([one, two, three])), re.S)[0]
+    rows = [" ".join(re.sub(r"<[^>]+>", " ", row).split()) for row in table.split("</tr>")[:3]]
+    assert rows[0].startswith(
+        "A one, seed 0 feddm · dm 75.0% 70.0% to 80.0% 87.5% −12.5 2 4 kB 24 kB 40 1 1 none"
+    )
+    assert rows[1].startswith("B two, seed 0 feddm · dm interrupted – – – 2 of 2 4 kB 24 kB – 1 1 none")
+    assert "C fedavg" in shown.text
+    assert {"A control", "B feddm"} <= {word.strip() for word in shown.words}
+
+
+def test_runs_on_other_terms_are_called_incomparable(tmp_path: Path) -> None:
+    shown = page(write_run(tmp_path, "one"), write_run(tmp_path, "two", model={"name": "lenet"}))
+    assert "These runs differ in their scored model" in shown.text
+
+
+def test_a_run_without_result_or_data_is_still_a_page(tmp_path: Path) -> None:
+    path = write_run(tmp_path, done=False)
+    assert "80.0% on val after round 2 of 2" in page(path).text
+    for file in (
+        *path.glob("checkpoints/*"),
+        path / "manifest.json",
+        path / "split.npz",
+        path / "metrics.jsonl",
+    ):
+        file.unlink()
+    shown = page(path)
+    assert "seed 0 · unfinished" in shown.text
+    assert "The private images cannot be shown for comparison" in shown.text
+    assert "The data could not be loaded, so the real means are missing." in shown.text
+
+
+def test_many_clients_are_folded_away(tmp_path: Path) -> None:
+    path = write_run(tmp_path, partition={"name": "iid", "clients": 60})
+    uploads = path / "synthetic" / "round_002"
+    for client in range(2, 20):
+        (uploads / f"client_{client:04d}.safetensors").write_bytes(
+            (uploads / "client_0000.safetensors").read_bytes()
+        )
+    shown = page(path)
+    assert "8 more" in shown.text
+    assert "1 more blocks of 50 clients" in shown.text
+
+
+def test_the_picture_of_a_column() -> None:
+    images = torch.arange(3 * 2 * 2 * 5, dtype=torch.uint8).reshape(2, 3, 2, 5)
+    for shown in (images, images[:, :1]):
+        data = base64.b64decode(png(shown).removeprefix("data:image/png;base64,"))
+        drawn = np.asarray(Image.open(io.BytesIO(data)))
+        assert drawn.shape == (5, 5, 4)
+        assert np.array_equal(drawn[:2, :, 1], shown[0, shown.shape[1] // 2])
+        assert np.array_equal(drawn[3:, :, 0], shown[1, 0])
+        assert drawn[2, :, 3].max() == 0
+
+
+def test_the_median_of_the_clients_losses(tmp_path: Path) -> None:
+    (chart,) = loss_charts(collect([write_run(tmp_path)])[0])
+    assert "median of clients: 1, 3<" in chart
+    assert "median of clients: 10, 1.25<" in chart
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run's folder"):
+        write_report([tmp_path], tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_real_condensation(tmp_path: Path) -> None:
+    raw = {
+        "name": "central", "sets": 2, "data": {"name": "digits", "val": 0.1}, "model": {"name": "mlp"},
+        "method": {"name": "dm", "ipc": 2, "iterations": 3},
+        "evaluation": {"nets": 2, "train": {"epochs": 1}},
+    }  # fmt: skip
+    path = execute(resolve(Distillation, raw), tmp_path)
+    shown = Page((path / "report.html").read_text())
+    assert "The synthetic sets" in shown.text
+    assert {"set 0", "set 1"} <= {word.strip() for word in shown.words}
+    assert "Accuracy of each network" in shown.text
+    assert "control: random subset" in shown.text
+    assert "not uploaded" not in shown.text
+    assert shown.tags.count("svg") == 2
+
+
+@pytest.mark.slow
+def test_a_real_federated_run_with_faults(tmp_path: Path) -> None:
+    raw = {
+        "name": "real", "rounds": 1, "data": {"name": "digits", "val": 0.1},
+        "partition": {"name": "iid", "clients": 3}, "model": {"name": "mlp"}, "algorithm": {"name": "feddm"},
+        "method": {"name": "dm", "ipc": 2, "iterations": 3}, "server": {"epochs": 1},
+        "faults": [{"name": "nan", "client": 1}, {"name": "raise", "client": 2}],
+    }  # fmt: skip
+    path = execute(resolve(FederatedRun, raw), tmp_path)
+    shown = Page((path / "report.html").read_text())
+    assert "planned fault: client 2 raises in round 1" in shown.text
+    assert "pixel values are not finite" in shown.text

@@ -1,0 +1,159 @@
+"""The supervised loop: against steps taken by hand, in pieces and whole, with schedule and penalty."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fedsim.data.augment import Config as DSAConfig
+from fedsim.data.images import Images
+from fedsim.models.convnet import Config as ConvNetConfig
+from fedsim.models.convnet import ConvNet
+from fedsim.models.functional import flatten, state
+from fedsim.models.network import Network, build_network
+from fedsim.models.norms import Norm
+from fedsim.seeding import stream
+from fedsim.training.train import TrainConfig, accuracy, fit
+from tests.reference import dm as reference
+
+PLAIN = TrainConfig(epochs=2, lr=0.1, momentum=0.5, weight_decay=0.01, batch_size=4, schedule="constant")
+
+
+def network(norm: Norm = "instance") -> Network:
+    return build_network(ConvNet, ConvNetConfig(depth=1, width=4, norm=norm), (1, 6, 6), 4, stream(0))
+
+
+def trained(config: TrainConfig, *, norm: Norm = "instance", seed: int = 1, **options: Any) -> Network:
+    result = network(norm)
+    fit(result, reference.images(), reference.NORMALISE, config, stream(seed), **options)
+    return result
+
+
+def by_hand(config: TrainConfig, rates: list[float], penalty: float = 0.0) -> tuple[Tensor, float]:
+    """v ← μ v + (∇ + λ w), w ← w − η v over shuffled batches; the weights, and the last epoch's mean loss."""
+    net, images, rng = network(), reference.images(), stream(1)
+    velocity = [torch.zeros_like(weight) for weight in net.parameters()]
+    loss = 0.0
+    for rate in rates:
+        order, loss = torch.randperm(len(images), generator=rng), 0.0
+        for first in range(0, len(images), config.batch_size):
+            rows = order[first : first + config.batch_size]
+            value = F.cross_entropy(net(reference.NORMALISE(images.pixels[rows])), images.labels[rows])
+            total = value + penalty * sum((weight**2).sum() for weight in net.parameters()) / 2
+            gradients = torch.autograd.grad(total, list(net.parameters()))
+            loss += value.item() * len(rows) / len(images)
+            with torch.no_grad():
+                for weight, speed, gradient in zip(net.parameters(), velocity, gradients, strict=True):
+                    speed.mul_(config.momentum).add_(gradient + config.weight_decay * weight)
+                    weight -= rate * speed
+    return flatten(state(net)), loss
+
+
+def test_training_equals_steps_by_hand() -> None:
+    net = network()
+    loss = fit(net, reference.images(), reference.NORMALISE, PLAIN, stream(1))
+    expected, expected_loss = by_hand(PLAIN, [0.1, 0.1])
+    torch.testing.assert_close(flatten(state(net)), expected, rtol=0, atol=1e-6)
+    assert loss == pytest.approx(expected_loss, rel=1e-5)
+
+
+@pytest.mark.parametrize(("epochs", "before"), [(1, 1), (2, 1), (3, 2), (5, 3), (6, 3)])
+def test_the_rate_drops_once_after_half_the_epochs(epochs: int, before: int) -> None:
+    config = PLAIN.model_copy(update={"epochs": epochs, "schedule": "step"})
+    expected, _ = by_hand(config, [0.1] * before + [0.01] * (epochs - before))
+    torch.testing.assert_close(flatten(state(trained(config))), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 4, 100])
+def test_pieces_add_up_to_the_whole_batch(chunk: int) -> None:
+    whole, pieces = (flatten(state(trained(PLAIN, chunk=size))) for size in (0, chunk))
+    torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-6)
+
+
+def test_batch_norm_sees_whole_batches() -> None:
+    sizes: list[int] = []
+    net = network("batch")
+    net.blocks[0].register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    fit(net, reference.images(), reference.NORMALISE, PLAIN, stream(1), chunk=2)
+    assert sizes == [4, 4, 1] * 2
+    whole = flatten(state(trained(PLAIN, norm="batch")))
+    assert torch.equal(flatten(state(net)), whole)
+
+
+def test_a_penalty_adds_its_gradient_once_per_step() -> None:
+    net = network()
+
+    def penalty() -> Tensor:
+        return torch.stack([(weight**2).sum() for weight in net.parameters()]).sum() * 0.15
+
+    fit(net, reference.images(), reference.NORMALISE, PLAIN, stream(1), chunk=2, penalty=penalty)
+    expected, _ = by_hand(PLAIN, [0.1, 0.1], penalty=0.3)
+    torch.testing.assert_close(flatten(state(net)), expected, rtol=0, atol=1e-6)
+
+
+def test_a_penalty_is_weight_decay_where_it_is_the_same() -> None:
+    net = network()
+
+    def penalty() -> Tensor:
+        return torch.stack([(weight**2).sum() for weight in net.parameters()]).sum() * 0.005
+
+    without = PLAIN.model_copy(update={"weight_decay": 0.0})
+    fit(net, reference.images(), reference.NORMALISE, without, stream(1), penalty=penalty)
+    torch.testing.assert_close(flatten(state(net)), flatten(state(trained(PLAIN))), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("augment", [None, DSAConfig()])
+def test_same_generator_same_weights(augment: DSAConfig | None) -> None:
+    config = PLAIN.model_copy(update={"augment": augment})
+    before = torch.get_rng_state()
+    first, again, other = (flatten(state(trained(config, seed=seed))) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_augmentation_changes_the_images_but_not_those_given() -> None:
+    images = reference.images()
+    net = network()
+    config = PLAIN.model_copy(update={"augment": DSAConfig()})
+    fit(net, images, reference.NORMALISE, config, stream(1))
+    assert torch.equal(images.pixels, reference.images().pixels)
+    assert not torch.equal(flatten(state(net)), flatten(state(trained(PLAIN))))
+
+
+def test_progress_hears_every_epoch_and_the_loss_returned_is_the_last() -> None:
+    heard: list[tuple[int, float]] = []
+    net = network()
+    loss = fit(
+        net, reference.images(), reference.NORMALISE, PLAIN, stream(1),
+        progress=lambda epoch, value: heard.append((epoch, value)),
+    )  # fmt: skip
+    assert [epoch for epoch, _ in heard] == [1, 2]
+    assert heard[-1][1] == loss
+    assert not net.training
+
+
+@pytest.mark.parametrize("batch", [1, 3, 256])
+def test_accuracy_is_the_share_of_largest_logits(batch: int) -> None:
+    net, images = network("batch"), reference.images((20, 3, 7, 11))
+    net.train()
+    right = accuracy(net, images, reference.NORMALISE, batch=batch)
+    net.eval()
+    hits = [
+        int(net(reference.NORMALISE(images.pixels[row : row + 1])).argmax()) == int(images.labels[row])
+        for row in range(len(images))
+    ]
+    assert right == sum(hits) / len(hits)
+
+
+def test_the_loop_learns() -> None:
+    bright = torch.arange(40) % 2
+    pixels = (bright.view(-1, 1, 1, 1) * 200).expand(-1, 1, 6, 6).to(torch.uint8).contiguous()
+    images = Images(pixels, bright)
+    net = network("none")
+    fit(net, images, reference.NORMALISE, TrainConfig(epochs=20, lr=0.1, batch_size=8), stream(0))
+    assert accuracy(net, images, reference.NORMALISE) == 1.0
