@@ -102,6 +102,7 @@ def run_rounds(grid: Grid, server: Server) -> tuple[ServerState, list[RoundRecor
         broadcasts = server.algorithm.broadcast(state, asked)
         uploads = collect(grid, server, {client: nodes[client] for client in asked}, broadcasts, record)
         if len(uploads) < server.participation.min_replies:
+            server.run.write_json("rounds", [asdict(entry) for entry in (*records, record)])
             raise RunFailed(_too_few(record, server.participation.min_replies))
         state, record.metrics = server.algorithm.server(server.setting, state, uploads, streams.at("server"))
         record.metrics["accuracy"] = server.score(state)

@@ -131,7 +131,8 @@ def _call(app: Any, message: Message, configs: dict[str, Any]) -> Message:
     try:
         return app(message, context)
     except Exception as error:  # noqa: BLE001 - a client may raise anything; it becomes its error reply
-        traceback.print_exc()
+        if os.environ.get("FEDSIM_DEBUG"):  # set by --debug
+            traceback.print_exc()
         reason = f"{type(error).__name__}: {error}"
         return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
 
