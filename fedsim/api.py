@@ -45,7 +45,7 @@ def distill(
     `model` is a name or a mapping such as `{"name": "convnet", "width": 32}`; too deep a network for the images is a
     `UserError` that says so.
     """
-    compute = settle(Compute(device=device))
+    compute = settle(validate(Compute, {"device": device}))
     chosen: Any = section("method", {"name": method, **settings})
     network = network_factory(_fitting(model, data), data, torch.device(compute.device))
     task = central_task(data.train, data, network, chosen.ipc, compute, Streams(seed))
@@ -67,7 +67,7 @@ def evaluate(
     """Train fresh networks on the set and test each once; `settings` are those of the protocol (`nets=5` …)."""
     if problem := synthetic.problem(data.num_classes, data.image_shape):
         raise UserError(f"the synthetic set does not fit the test images: {problem}")
-    compute = settle(Compute(device=device))
+    compute = settle(validate(Compute, {"device": device}))
     protocol = validate(EvaluationConfig, settings)
     fresh = network_factory(_fitting(protocol.model or model, data), data, torch.device(compute.device))
     images = synthetic.as_images().to(torch.device(compute.device))
@@ -103,7 +103,10 @@ def evaluate_file(path: Path, data: str, assignments: list[str], seed: int) -> R
 
 def section(kind: str, raw: Raw) -> Section:
     """A section of the catalog's `kind` from plain values, with one-line errors."""
-    return validate(catalog.resolve(kind, raw["name"]).Config, raw)
+    name = raw.get("name")
+    if not isinstance(name, str):
+        raise UserError(f"{kind} has no name (got {raw!r}); valid: {', '.join(catalog.names(kind))}")
+    return validate(catalog.resolve(kind, name).Config, raw)
 
 
 def _fitting(model: str | Raw | Section, data: Dataset) -> Section:

@@ -35,6 +35,8 @@ FROM_OUTSIDE = frozenset({
     errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENOTEMPTY,
 })  # fmt: skip
 """Errors of the system that are no fault of the program: a full disk, a wrong path, a missing permission."""
+INTERRUPTED = 130
+"""Exit code after control-C, as shells have it."""
 
 ConfigFile = Annotated[Path, typer.Argument(help="A YAML file, such as configs/quickstart/feddm_digits.yaml.")]
 Assignments = Annotated[list[str] | None, typer.Argument(help="Overrides: method.ipc=5 seed=3 model=mlp")]
@@ -141,8 +143,10 @@ def main(arguments: list[str] | None = None) -> int:  # noqa: PLR0911 - one retu
     words = sys.argv[1:] if arguments is None else arguments
     try:
         code = app(args=words, prog_name="fedsim", standalone_mode=False)
+        if code == INTERRUPTED:  # typer has turned the interrupt into this code already
+            raise KeyboardInterrupt
     except (KeyboardInterrupt, click.Abort):
-        return _say("interrupted; the state is saved, run the same command again to go on", 130)
+        return _say("interrupted; the state is saved, run the same command again to go on", INTERRUPTED)
     except UserError as error:
         return _fail(str(error), 2, words)
     except click.ClickException as error:

@@ -142,8 +142,8 @@ for _side in (_Loader, _Dumper):
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> Raw:
     names = [key.value for key, _ in node.value]
-    for key, _ in node.value:
-        if names.count(key.value) > 1:
+    for index, (key, _) in enumerate(node.value):
+        if key.value in names[:index]:
             raise ConstructorError(problem=f"key '{key.value}' is given twice", problem_mark=key.start_mark)
     return {str(key): value for key, value in loader.construct_mapping(node, deep=True).items()}
 

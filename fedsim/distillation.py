@@ -32,9 +32,15 @@ def distill(run: RunDirectory, parts: Parts, terminal: Terminal) -> dict[str, An
         "controls": {"random_subset": {"accuracy": control.mean, "accuracy_ci": control.ci, "values": control.values}},
         "synthetic_images": len(sets[0]),
         "real_images": len(parts.split.train),
+        "rounds": 0,
+        "uplink_bytes": 0,
+        "downlink_bytes": 0,
         "epsilon": None,
         "delta": None,
+        "clients_failed": 0,
+        "uploads_rejected": 0,
         "small_classes": [],
+        "model_sha256": None,
         "protocol": _protocol(config),
         "storage_bits": sets[0].bits(),
     }
@@ -51,15 +57,13 @@ def _set(run: RunDirectory, parts: Parts, number: int, terminal: Terminal) -> Sy
     folder.mkdir(parents=True, exist_ok=True)
 
     def log(iteration: int, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            run.metric(iteration, f"set_{number:03d}", name, value)
         note = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
         terminal.bar(f"set {number}", iteration, config.method.iterations, note)
 
     terminal.say(
         f"condensing {len(parts.split.train)} images with {config.method.name}, set {number + 1} of {config.sets}"
     )
-    synthetic, _ = condense(
+    synthetic, history = condense(
         parts.distiller(config.method),
         parts.task(),
         config.method.iterations,
@@ -78,6 +82,9 @@ def _set(run: RunDirectory, parts: Parts, number: int, terminal: Terminal) -> Sy
         provenance,
         _protocol(config),
     )
+    for iteration, values in history:
+        for name, value in values.items():
+            run.metric(iteration, f"set_{number:03d}", name, value)
     described.save(path)
     described.save_png(folder / f"set_{number:03d}.png")
     (run.path / "checkpoints" / f"set_{number:03d}" / "condensation.safetensors").unlink(missing_ok=True)

@@ -112,8 +112,7 @@ class RunDirectory:
                     f"another process is working on {self.path}; wait for it or give another --out"
                 ) from error
             if not self.finished:
-                for path in self._needed():
-                    load_tensors(path)
+                self._refuse_damaged()
             yield
 
     # --- metrics ---
@@ -132,12 +131,15 @@ class RunDirectory:
 
     def forget_after(self, round_number: int) -> None:
         """Drop metrics of rounds that will be run again."""
-        path = self.path / "metrics.jsonl"
+        kept = "".join(json.dumps(line) + "\n" for line in self._metrics_until(round_number))
+        write_atomic(self.path / "metrics.jsonl", kept)
+
+    def _metrics_until(self, round_number: int) -> list[dict[str, Any]]:
         try:
-            kept = [line for line in self.metrics() if line["round"] <= round_number]
+            return [line for line in self.metrics() if line["round"] <= round_number]
         except (ValueError, KeyError, TypeError) as error:
+            path = self.path / "metrics.jsonl"
             raise UserError(f"{path} is damaged ({error}); delete it to go on without its curves") from error
-        write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))
 
     # --- checkpoints ---
 
@@ -158,12 +160,14 @@ class RunDirectory:
         numbered = [(path.stem.removeprefix("round_"), path) for path in found]
         return sorted((int(number), path) for number, path in numbered if number.isdecimal())
 
-    def _needed(self) -> list[Path]:
-        """Checkpoints that going on would read: of the server, of a central set, of the clients' next round."""
+    def _refuse_damaged(self) -> None:
+        """Read what going on would read: metrics, checkpoints of the server and of sets, the clients' next round."""
+        self._metrics_until(0)
         stored = self._rounds()
         following = f"*/round_{stored[-1][0] + 1 if stored else 1:03d}/*.safetensors"
         half_done = (self.path / "checkpoints").glob("set_*/*.safetensors")
-        return [path for _, path in stored[-1:]] + sorted([*half_done, *(self.path / "clients").glob(following)])
+        for path in [*(path for _, path in stored[-1:]), *half_done, *(self.path / "clients").glob(following)]:
+            load_tensors(path)
 
     def _checkpoint(self, round_number: int) -> Path:
         return self.path / "checkpoints" / f"round_{round_number:04d}.safetensors"

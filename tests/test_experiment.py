@@ -134,3 +134,59 @@ def test_partial_participation_asks_a_different_share_each_round(tmp_path, capsy
     answered = [sorted(path.stem for path in folder.iterdir()) for folder in sorted((run / "synthetic").iterdir())]
     assert [len(clients) for clients in answered] == [3, 3, 3]
     assert answered[0] != answered[1]
+
+
+def test_an_interrupt_saves_the_state_and_exits_with_130(tmp_path):
+    words = ["run", str(CONFIG), *QUICK, "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "fedsim", *words]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    ) as process:
+        deadline = time.monotonic() + 90
+        while not list(tmp_path.glob("*/*/checkpoints/round_0001.safetensors")):
+            assert time.monotonic() < deadline, "round 1 was never stored"
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert said.strip().splitlines()[-1].startswith("interrupted; the state is saved")
+    (run,) = tmp_path.glob("*/*")
+    assert json.loads((run / "manifest.json").read_text())["status"] == "interrupted"
+
+
+def test_a_central_condensation_writes_its_sets_their_score_and_the_control(tmp_path, capsys):
+    config = CONFIG.parent / "distill_dm_digits.yaml"
+    quick = [
+        "method.iterations=60",
+        "method.networks.size=5",
+        "sets=2",
+        "evaluation.nets=2",
+        "evaluation.train.epochs=40",
+    ]
+    run = fedsim(capsys, "distill", str(config), *quick, "--out", str(tmp_path))
+    found = result(run)
+    assert found["accuracy_over"] == "2 sets"
+    assert found["accuracy_ci"][0] < found["accuracy"] < found["accuracy_ci"][1]
+    assert found["accuracy"] > 0.5
+    assert len(found["controls"]["random_subset"]["values"]) == 4
+    assert found["synthetic_images"] == 100
+    names = sorted(path.name for path in (run / "synthetic").iterdir())
+    assert names == ["set_000.png", "set_000.safetensors", "set_001.png", "set_001.safetensors"]
+    assert (
+        main(["evaluate", str(run / "synthetic/set_000.safetensors"), "--data", "digits", "nets=1", "train.epochs=40"])
+        == 0
+    )
+    assert json.loads(capsys.readouterr().out)["mean"] > 0.4
+
+
+@pytest.mark.skipif("FEDSIM_TEST_DATA" not in os.environ, reason="FEDSIM_TEST_DATA does not name the image sets")
+def test_mnist_is_condensed_over_flower(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("FEDSIM_CACHE", str(tmp_path / "cache"))
+    config = CONFIG.parent.parent / "federated/mnist_feddm.yaml"
+    small = ["model.width=8", "method.ipc=1", "method.iterations=20", "method.batch_real=32", "method.networks.size=3"]
+    words = ["rounds=1", "server.epochs=30", "partition.clients=3", "participation.min_replies=3"]
+    path = f"data.path={os.environ['FEDSIM_TEST_DATA']}"
+    run = fedsim(capsys, "run", str(config), path, *small, *words, "--out", str(tmp_path))
+    found = result(run)
+    assert found["real_images"] == 54000
+    assert found["accuracy"] > 0.2

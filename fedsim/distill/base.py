@@ -77,7 +77,10 @@ class Task:
 class Distiller(Protocol):
     """A condensation method. `Artifacts` and `State` are the method's own dataclasses of tensors."""
 
-    Config: type[Section]
+    @property
+    def Config(self) -> type[Section]:  # noqa: N802 - the class attribute that the catalog reads
+        """Its settings' class."""
+        ...
 
     def prepare(self, task: Task, rng: torch.Generator) -> Any:
         """What is made once before the loop: pools of networks, experts, teachers."""

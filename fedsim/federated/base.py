@@ -102,7 +102,11 @@ class ServerState:
 class Algorithm(Protocol):
     """Both halves of a federated method."""
 
-    Config: type[Section]
+    @property
+    def Config(self) -> type[Section]:  # noqa: N802 - the class attribute that the catalog reads
+        """Its settings' class."""
+        ...
+
     method_defaults: ClassVar[Mapping[str, Any] | None]
     """Settings of `method` that the paper prescribes; None: the algorithm condenses nothing."""
 

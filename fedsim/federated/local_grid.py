@@ -122,13 +122,18 @@ class LocalGrid(Grid):
             if reply is not None:
                 self._replies[identity] = reply
             if lost:
-                worker.kill()
-                self._workers[index] = Worker(self._client_app, self._threads)
+                self._replace(index)
         self._hand_out()
 
+    def _replace(self, index: int) -> Worker:
+        self._workers[index].kill()
+        self._workers[index] = Worker(self._client_app, self._threads)
+        return self._workers[index]
+
     def _hand_out(self) -> None:
-        for worker in self._workers:
-            if worker.message is None and self._queue:
+        for index, idle in enumerate(self._workers):
+            if idle.message is None and self._queue:
+                worker = idle if idle.alive else self._replace(index)
                 message = self._queue.popleft()
                 node = {**self._node_config, "partition-id": message.metadata.dst_node_id - 1}
                 worker.send(message, node | {"num-partitions": self._clients}, self._run_config)

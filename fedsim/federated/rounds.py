@@ -68,8 +68,9 @@ class RoundRecord:
         """JSON turns integer keys into strings and pairs into lists; turn them back."""
         for name in ("failed", "rejected", "uplink_bytes", "downlink_bytes", "losses"):
             values[name] = {int(key): value for key, value in values[name].items()}
-        pairs = {client: [(int(at), float(loss)) for at, loss in logged] for client, logged in values["losses"].items()}
-        return cls(**values | {"losses": pairs})
+        for client, logged in values["losses"].items():
+            values["losses"][client] = [(int(at), float(loss)) for at, loss in logged]
+        return cls(**values)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import struct
 import threading
 import time
 import traceback
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -57,7 +58,8 @@ class Worker:
         envelope = json.dumps({"node": node_config, "run": run_config}).encode()
         body = message_to_proto(message).SerializeToString()
         self.message, self.busy_since = message, time.monotonic()
-        self._pipe.send_bytes(struct.pack("<Q", len(envelope)) + envelope + body)
+        with suppress(ConnectionError):  # it died this moment: `poll` says so in the message's error reply
+            self._pipe.send_bytes(struct.pack("<Q", len(envelope)) + envelope + body)
 
     def poll(self) -> tuple[Message | None, list[tuple[int, int, int, float | None]]]:
         """What it said since: a reply, if it is done, and progress."""
@@ -82,6 +84,11 @@ class Worker:
             return None
         reason = f"no reply within {timeout:g} s; its worker was killed"
         return Message(Error(ErrorCode.REPLY_MESSAGE_UNAVAILABLE, reason), reply_to=self.message)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.is_alive()
 
     @property
     def connection(self) -> Any:

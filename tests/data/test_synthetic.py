@@ -40,7 +40,12 @@ def same(left: SyntheticSet, right: SyntheticSet) -> bool:
 
 
 @LIGHT
-@given(st.integers(0, 7), st.sampled_from([1, 3]), st.lists(st.text(min_size=1), min_size=1, max_size=5), st.integers(0, 99))
+@given(
+    st.integers(0, 7),
+    st.sampled_from([1, 3]),
+    st.lists(st.text(min_size=1), min_size=1, max_size=5),
+    st.integers(0, 99),
+)
 def test_what_is_saved_is_loaded(count: int, channels: int, classes: list[str], seed: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "set.safetensors"
@@ -65,7 +70,8 @@ def test_equal_sets_are_equal_files() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "classes", "bits"), [(5, 3, 5 * 20 * 8 + 5 * 2), (10, 10, 1600 + 40), (3, 1, 480 + 3), (1, 16, 164), (0, 2, 0)]
+    ("count", "classes", "bits"),
+    [(5, 3, 5 * 20 * 8 + 5 * 2), (10, 10, 1600 + 40), (3, 1, 480 + 3), (1, 16, 164), (0, 2, 0)],
 )
 def test_bits_count_pixels_and_labels(count: int, classes: int, bits: int) -> None:
     assert made(count, classes=tuple(str(label) for label in range(classes))).bits() == bits

@@ -52,10 +52,12 @@ class Walker:
 
     def result(self, task: Task, state: Walk) -> SyntheticSet:
         images = torch.zeros(0, 1, 6, 6, dtype=torch.uint8)
-        return SyntheticSet(images, torch.zeros(0, dtype=torch.int64), ("a",), (0.3,), (0.4,), {"total": float(state.total)})
+        return SyntheticSet(
+            images, torch.zeros(0, dtype=torch.int64), ("a",), (0.3,), (0.4,), {"total": float(state.total)}
+        )
 
 
-class Cut(RuntimeError):
+class Cut(RuntimeError):  # noqa: N818 - an event, not an error
     """Stands for a kill."""
 
 
@@ -106,7 +108,9 @@ def test_an_interrupted_condensation_ends_bit_for_bit_the_same(optimiser: Any, c
 
 def test_resuming_repeats_no_finished_step(tmp_path: Path) -> None:
     with pytest.raises(Cut):
-        condense(Walker(), reference.task(), 8, Streams(0), store=tmp_path, checkpoint_every=0.0, log_every=1, log=cut_at(6))
+        condense(
+            Walker(), reference.task(), 8, Streams(0), store=tmp_path, checkpoint_every=0.0, log_every=1, log=cut_at(6)
+        )
     walker = Walker()
     condense(walker, reference.task(), 8, Streams(0), store=tmp_path, checkpoint_every=1e9)
     assert walker.steps == 3  # 6, 7, 8: step 5 was stored, the cut came before 6 was

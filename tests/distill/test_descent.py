@@ -65,24 +65,18 @@ def test_unprojected_steps_equal_torch(optimiser: Literal["sgd", "adam"]) -> Non
     gradients = [noise("gradient", step) for step in range(8)]
     theirs = torch.nn.Parameter(noise("start"))
     torch_optimiser = (
-        torch.optim.SGD([theirs], lr=0.3, momentum=0.7)
-        if optimiser == "sgd"
-        else torch.optim.Adam([theirs], lr=0.3)
+        torch.optim.SGD([theirs], lr=0.3, momentum=0.7) if optimiser == "sgd" else torch.optim.Adam([theirs], lr=0.3)
     )
     for gradient in gradients:
         theirs.grad = gradient.clone()
         torch_optimiser.step()
     ours = path(optimiser, WIDE, gradients)[-1]
-    torch.testing.assert_close(
-        ours, theirs.detach(), rtol=0, atol=1e-12 if optimiser == "sgd" else 1e-4
-    )
+    torch.testing.assert_close(ours, theirs.detach(), rtol=0, atol=1e-12 if optimiser == "sgd" else 1e-4)
 
 
 @LIGHT
 @given(st.floats(1e-3, 1e4), st.integers(0, 10**6), st.sampled_from(["sgd", "adam"]))
-def test_images_never_leave_the_box(
-    size: float, seed: int, optimiser: Literal["sgd", "adam"]
-) -> None:
+def test_images_never_leave_the_box(size: float, seed: int, optimiser: Literal["sgd", "adam"]) -> None:
     images = Images.start(TIGHT.project(noise("start")).float())
     for step in range(3):
         gradient = torch.randn(SHAPE, generator=stream(seed, step)) * size

@@ -31,9 +31,7 @@ def moving(task: Task, params: Params) -> Tensor:
     return flatten({name: params[name] for name in trainable_names(task.network)})
 
 
-@pytest.mark.parametrize(
-    "radius", [Radius(absolute=5.0), Radius(relative=0.22), Radius(absolute=0.001)]
-)
+@pytest.mark.parametrize("radius", [Radius(absolute=5.0), Radius(relative=0.22), Radius(absolute=0.001)])
 def test_a_large_network_lies_on_the_sphere(radius: Radius) -> None:
     task = reference.task(reference.convnet(width=16), around=True)
     assert task.start is not None

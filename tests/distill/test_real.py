@@ -77,8 +77,7 @@ def test_subset_gives_at_most_what_there_is_with_labels_ascending(
     assert torch.equal(torch.bincount(labels, minlength=len(counts)), expected)
     assert torch.equal(labels, labels.sort().values)
     originals = {
-        (image.numpy().tobytes(), label)
-        for image, label in zip(images.pixels, images.labels.tolist(), strict=True)
+        (image.numpy().tobytes(), label) for image, label in zip(images.pixels, images.labels.tolist(), strict=True)
     }
     chosen = [(image.numpy().tobytes(), label) for image, label in zip(pixels, labels.tolist(), strict=True)]
     assert set(chosen) <= originals
@@ -87,9 +86,7 @@ def test_subset_gives_at_most_what_there_is_with_labels_ascending(
 
 def test_draws_are_those_of_the_generator_and_vary_with_it() -> None:
     real = owner(reference.images((20, 0, 20)), 3)
-    first, again, other = (
-        real.class_sums(pixels_in_double, 4, stream(seed), chunk=0)[0] for seed in (1, 1, 2)
-    )
+    first, again, other = (real.class_sums(pixels_in_double, 4, stream(seed), chunk=0)[0] for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert first[1].abs().sum() == 0

@@ -98,7 +98,7 @@ def test_without_a_folder_nothing_is_kept_and_the_answer_is_the_same(tmp_path: P
 
 
 def test_half_done_work_goes_on_where_it_was(tmp_path: Path) -> None:
-    class Cut(RuntimeError):
+    class Cut(RuntimeError):  # noqa: N818 - stands for a kill
         pass
 
     def listen(client: int, iteration: int, iterations: int, loss: float | None) -> None:

@@ -34,7 +34,9 @@ def plan(kind: Any, client: int = 3, round_number: int = 2) -> Fault:
 
 
 def arrays(content: RecordDict) -> dict[str, np.ndarray]:
-    return {f"{key}.{name}": one.numpy() for key, record in content.array_records.items() for name, one in record.items()}
+    return {
+        f"{key}.{name}": one.numpy() for key, record in content.array_records.items() for name, one in record.items()
+    }
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import pickle
-import zipfile
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -32,11 +28,24 @@ from fedsim.federated.messages import (
 )
 from fedsim.seeding import stream
 from fedsim.types import Params
-from tests.reference import fedavg as reference
+from tests.reference.uploads import (
+    SETTING,
+    WEIGHTS,
+    Spoil,
+    drop,
+    empty_zip,
+    first,
+    header,
+    lying,
+    put,
+    raw,
+    saved,
+    upload,
+    zeros,
+    zipped,
+)
 
 LIGHT = settings(max_examples=25, deadline=None)
-SETTING = reference.setting("batch")
-WEIGHTS = SETTING.fresh(stream(0)).state_dict()
 CONTRACT = Contract.agree(SETTING, 2, WEIGHTS, UploadLimits())
 SHAPES = st.lists(st.integers(0, 4), max_size=3).map(tuple)
 KINDS = st.sampled_from([torch.float32, torch.float64, torch.float16, torch.int64, torch.uint8, torch.bool])
@@ -114,84 +123,12 @@ def test_agreement_fills_in_auto() -> None:
 
 # --- rejections ---
 
-
-def upload() -> RecordDict:
-    labels = torch.tensor([0, 0, 2, 3])
-    images = torch.zeros(4, 1, 6, 6, dtype=torch.uint8)
-    synthetic = SyntheticSet(images, labels, SETTING.classes, (0.3,), (0.4,), {"method": "dm", "init": "noise"})
-    return write_upload(Upload(1, 2, 9, synthetic, WEIGHTS, [(1, 0.5)]))
-
-
-def raw(content: bytes, stype: str = "numpy.ndarray") -> Array:
-    return Array(dtype="uint8", shape=(4, 1, 6, 6), stype=stype, data=content)
-
-
-def saved(value: np.ndarray, *, pickled: bool = False) -> bytes:
-    stream_of_bytes = io.BytesIO()
-    np.save(stream_of_bytes, value, allow_pickle=pickled)
-    return stream_of_bytes.getvalue()
-
-
-def lying(shape: str) -> bytes:
-    """An .npy header that promises more than there is."""
-    return header(f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}")
-
-
-def header(text: str) -> bytes:
-    """An .npy file whose header is any text."""
-    line = text.ljust(117).encode() + b"\n"
-    return b"\x93NUMPY\x01\x00" + len(line).to_bytes(2, "little") + line
-
-
-def zipped() -> bytes:
-    stream_of_bytes = io.BytesIO()
-    np.savez(stream_of_bytes, images=np.zeros((4, 1, 6, 6), np.uint8))
-    return stream_of_bytes.getvalue()
-
-
-def empty_zip() -> bytes:
-    stream_of_bytes = io.BytesIO()
-    zipfile.ZipFile(stream_of_bytes, "w").close()
-    return stream_of_bytes.getvalue()
-
-
-Spoil = Callable[[RecordDict], Any]
-
-
-def put(record: str, **values: Any) -> Spoil:
-    def spoil(content: RecordDict) -> None:
-        target: Any = content[record]
-        for name, value in values.items():
-            target[name] = Array(value) if isinstance(value, np.ndarray) else value
-
-    return spoil
-
-
-def drop(record: str, name: str | None = None) -> Spoil:
-    def spoil(content: RecordDict) -> None:
-        target: Any = content if name is None else content[record]
-        del target[record if name is None else name]
-
-    return spoil
-
-
-def zeros(*shape: int, dtype: Any = np.uint8) -> np.ndarray:
-    return np.zeros(shape, dtype)
-
-
-def first(value: np.ndarray | float, name: str = "head.weight") -> Spoil:
-    def spoil(content: RecordDict) -> None:
-        array = WEIGHTS[name].detach().numpy().copy()
-        if isinstance(value, float):
-            array.reshape(-1)[0] = value
-        content.array_records["weights"][name] = Array(value if isinstance(value, np.ndarray) else array)
-
-    return spoil
-
-
 DEEP = "[" * 20000
 REJECTIONS: dict[str, tuple[Spoil, str]] = {
-    "not finite": (put("synthetic", images=np.full((4, 1, 6, 6), np.nan, np.float32)), "144 pixel values are not finite"),
+    "not finite": (
+        put("synthetic", images=np.full((4, 1, 6, 6), np.nan, np.float32)),
+        "144 pixel values are not finite",
+    ),
     "floating images": (put("synthetic", images=zeros(4, 1, 6, 6, dtype=np.float32)), "float32, not uint8"),
     "signed images": (put("synthetic", images=zeros(4, 1, 6, 6, dtype=np.int8)), "int8, not uint8"),
     "short labels": (put("synthetic", labels=zeros(4, dtype=np.int32)), "labels are torch.int32"),
@@ -296,7 +233,10 @@ def test_what_was_not_agreed_is_not_read() -> None:
 
 
 @LIGHT
-@given(st.binary(max_size=99) | st.text("{}()[]'\"#\\\n :,1aT", max_size=60).map(header), st.sampled_from(["images", "labels"]))
+@given(
+    st.binary(max_size=99) | st.text("{}()[]'\"#\\\n :,1aT", max_size=60).map(header),
+    st.sampled_from(["images", "labels"]),
+)
 def test_any_bytes_are_rejected(content: bytes, name: str) -> None:
     spoilt = upload()
     spoilt.array_records["synthetic"][name] = raw(content)

@@ -62,7 +62,10 @@ def test_a_message_is_answered_by_a_process_that_knows_its_node(worker: Worker) 
 
 
 def test_arrays_come_back_as_they_went(worker: Worker) -> None:
-    values = {"float": np.random.default_rng(0).normal(size=(300, 400)), "byte": np.arange(6, dtype=np.uint8).reshape(2, 3)}
+    values = {
+        "float": np.random.default_rng(0).normal(size=(300, 400)),
+        "byte": np.arange(6, dtype=np.uint8).reshape(2, 3),
+    }
     content = RecordDict({"arrays": ArrayRecord({name: Array(value) for name, value in values.items()})})
     reply, _ = answered(worker, ask("echo", content))
     for name, value in values.items():

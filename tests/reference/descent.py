@@ -6,9 +6,7 @@ import math
 from collections.abc import Sequence
 
 
-def sgd(
-    start: float, gradients: Sequence[float], lr: float, momentum: float, low: float, high: float
-) -> list[float]:
+def sgd(start: float, gradients: Sequence[float], lr: float, momentum: float, low: float, high: float) -> list[float]:
     """x₁, x₂, … of one coordinate: v ← μ v + g, x ← Π(x − η v)."""
     x, v, path = start, 0.0, []
     for gradient in gradients:

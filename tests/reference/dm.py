@@ -55,7 +55,7 @@ Look = Callable[[Tensor], tuple[Tensor, ...]]
 def loss(
     real: Images, synthetic: Tensor, labels: Tensor, look: Look, dsa: DSAConfig | None, draws: Tensor | None
 ) -> Tensor:
-    """Equation 4 of DM, or Equation 8 of FedDM if `look` gives (h, z): Σ over the classes that have synthetic images."""
+    """Equation 4 of DM, or 8 of FedDM if `look` gives (h, z): Σ over the classes that have synthetic images."""
     total = torch.zeros((), dtype=torch.float64)
     for label in range(int(labels.max()) + 1):
         theirs, ours = NORMALISE(real.pixels[real.labels == label]), synthetic[labels == label]

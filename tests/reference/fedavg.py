@@ -18,7 +18,11 @@ from fedsim.seeding import Streams
 from fedsim.types import Params
 from tests.reference import dm
 
-CLIENTS: tuple[Images, ...] = (dm.images((5, 0, 1, 3), seed=1), dm.images((0, 4, 0, 2), seed=2), dm.images((1, 1, 1, 1), seed=3))
+CLIENTS: tuple[Images, ...] = (
+    dm.images((5, 0, 1, 3), seed=1),
+    dm.images((0, 4, 0, 2), seed=2),
+    dm.images((1, 1, 1, 1), seed=3),
+)
 """Three owners of 9, 6 and 4 images; no class is everywhere."""
 
 
@@ -45,7 +49,7 @@ def train(network: Network, images: Images, epochs: int, lr: float, batch: int, 
             gradients = torch.autograd.grad(loss, list(network.parameters()))
             with torch.no_grad():
                 for weight, gradient in zip(network.parameters(), gradients, strict=True):
-                    weight -= lr * gradient
+                    weight.sub_(lr * gradient)
 
 
 # --- the federation ---

@@ -49,7 +49,7 @@ def by_hand(config: TrainConfig, rates: list[float], penalty: float = 0.0) -> tu
             with torch.no_grad():
                 for weight, speed, gradient in zip(net.parameters(), velocity, gradients, strict=True):
                     speed.mul_(config.momentum).add_(gradient + config.weight_decay * weight)
-                    weight -= rate * speed
+                    weight.sub_(rate * speed)
     return flatten(state(net)), loss
 
 

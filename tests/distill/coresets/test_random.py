@@ -12,7 +12,9 @@ from tests.reference import dm as reference
 
 def test_real_images_of_the_right_class_each_once() -> None:
     real = reference.images((6, 0, 1, 9))
-    synthetic, history = condense(RandomSubset(Config(ipc=3)), reference.task(counts=(6, 0, 1, 9), ipc=3), 1, Streams(0))
+    synthetic, history = condense(
+        RandomSubset(Config(ipc=3)), reference.task(counts=(6, 0, 1, 9), ipc=3), 1, Streams(0)
+    )
     assert synthetic.counts().tolist() == [3, 0, 1, 3]
     known = {(image.numpy().tobytes(), int(label)) for image, label in zip(real.pixels, real.labels, strict=True)}
     chosen = [

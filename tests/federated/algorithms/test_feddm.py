@@ -25,7 +25,11 @@ from tests.reference import fedavg as reference
 
 SERVER = TrainConfig(epochs=3, lr=0.05, batch_size=4)
 METHOD = DMConfig(
-    ipc=2, iterations=3, batch_real=0, match=("embedding", "logits"), networks=PerturbConfig(radius=Radius(absolute=0.5))
+    ipc=2,
+    iterations=3,
+    batch_real=0,
+    match=("embedding", "logits"),
+    networks=PerturbConfig(radius=Radius(absolute=0.5)),
 )
 
 
@@ -38,7 +42,8 @@ def round_of(algorithm: FedDM, here: Setting) -> tuple[ServerState, list[Upload]
     before = algorithm.init(here)
     sent = algorithm.broadcast(before, range(3))
     uploads = [
-        algorithm.client(reference.view(client, here), sent[client], Streams(0, ("client", client))) for client in range(3)
+        algorithm.client(reference.view(client, here), sent[client], Streams(0, ("client", client)))
+        for client in range(3)
     ]
     return before, uploads
 
@@ -105,7 +110,9 @@ def test_with_random_the_upload_is_real_images_and_says_so() -> None:
     for upload, images in zip(uploads, reference.CLIENTS, strict=True):
         assert upload.synthetic is not None
         assert upload.synthetic.provenance == {"method": "random", "init": "real"}
-        known = {(image.numpy().tobytes(), int(label)) for image, label in zip(images.pixels, images.labels, strict=True)}
+        known = {
+            (image.numpy().tobytes(), int(label)) for image, label in zip(images.pixels, images.labels, strict=True)
+        }
         for image, label in zip(upload.synthetic.images, upload.synthetic.labels, strict=True):
             assert (image.numpy().tobytes(), int(label)) in known
         assert upload.losses == []

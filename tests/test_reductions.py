@@ -1,0 +1,209 @@
+"""What every method becomes in a limit: one table, method → limit → equality.
+
+A row gives two ways to the same tensor; `within` is the largest difference of an entry. New methods add their rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from fedsim import catalog
+from fedsim.data.augment import Config as DSAConfig
+from fedsim.data.images import Images
+from fedsim.distill.base import Task, condense
+from fedsim.distill.coresets.random import Config as RandomConfig
+from fedsim.distill.coresets.random import RandomSubset
+from fedsim.distill.distribution.dm import Config as DMConfig
+from fedsim.distill.distribution.dm import DistributionMatching
+from fedsim.distill.networks import Fresh, FreshConfig, PerturbConfig, PoolConfig, Radius, perturb
+from fedsim.distill.real import RealImages
+from fedsim.federated.algorithms.fedavg import Config as FedAvgConfig
+from fedsim.federated.algorithms.fedavg import FedAvg
+from fedsim.federated.algorithms.feddm import Config as FedDMConfig
+from fedsim.federated.algorithms.feddm import FedDM
+from fedsim.federated.base import Upload, network_with
+from fedsim.models.functional import flatten, state
+from fedsim.seeding import Streams, stream
+from fedsim.training.train import TrainConfig, fit
+from tests.reference import dm as problem
+from tests.reference import fedavg as federation
+
+LOCAL = TrainConfig(epochs=2, lr=0.05, momentum=0.0, weight_decay=0.0, batch_size=4, schedule="constant")
+NO_EFFECT = DSAConfig(
+    strategy=("flip", "scale", "rotate", "crop", "cutout"), flip=0, scale=1, rotate=0, crop=0, cutout=0
+)
+
+
+def pixels(task: Task, steps: int = 3, **settings: Any) -> Tensor:
+    """The images after `steps` steps of Distribution Matching from a fixed start."""
+    method = DistributionMatching(DMConfig(**{"ipc": 2, "batch_real": 0, "lr": 0.3} | settings))
+    prepared = method.prepare(task, stream(1))
+    current = method.init(task, prepared, stream(2))
+    for step in range(steps):
+        method.step(task, prepared, current, stream(3, step))
+    return current.pixels
+
+
+def in_bytes(images: Tensor) -> Tensor:
+    return problem.NORMALISE.quantise(images).double()
+
+
+def class_means() -> Tensor:
+    real = problem.images()
+    return torch.stack([real.pixels[real.labels == label].double().mean(0) for label in (0, 2, 3)])
+
+
+def dm_under_the_identity() -> Tensor:
+    task = problem.task(problem.Flat(36, 4), ipc=1)
+    return in_bytes(pixels(task, 60, ipc=1, lr=0.25, momentum=0.0))
+
+
+def pool_of_one_network() -> Tensor:
+    return pixels(problem.task(), 1, networks=PoolConfig(size=1))
+
+
+def that_network_fresh() -> Tensor:
+    """One step under the very network that the pool drew."""
+    task = problem.task()
+    params = Fresh(FreshConfig(), None).draw(task, None, stream(1)).params
+    images = DistributionMatching(DMConfig(ipc=2)).init(task, None, stream(2)).pixels.requires_grad_()
+    look = problem.looking(task.network, params, ("embedding",))
+    loss = problem.loss(problem.images(), images, task.labels(), look, None, None)
+    (gradient,) = torch.autograd.grad(loss, images)
+    return problem.NORMALISE.project(images.detach() - 0.3 * gradient)
+
+
+def perturbed(radius: float) -> Tensor:
+    return flatten(perturb(problem.task(around=True), Radius(absolute=radius), stream(5)))
+
+
+def federated_condensation() -> Tensor:
+    here, streams = federation.setting(), Streams(3)
+    method = DMConfig(ipc=2, iterations=4, networks=PerturbConfig(radius=Radius(absolute=1.0)))
+    algorithm = FedDM(FedDMConfig(), DistributionMatching(method), method, LOCAL)
+    sent = algorithm.broadcast(algorithm.init(here), [0])[0]
+    upload = algorithm.client(federation.view(0, here), sent, streams)
+    assert upload.synthetic is not None
+    return upload.synthetic.images.double()
+
+
+def central_condensation_around_w0() -> Tensor:
+    here, streams = federation.setting(), Streams(3)
+    method = DMConfig(ipc=2, iterations=4, networks=PerturbConfig(radius=Radius(absolute=1.0)))
+    real = RealImages(federation.CLIENTS[0], 4, here.normalise, here.device)
+    start = state(here.fresh(here.streams.generator("server", "init")))
+    network = here.fresh(streams.generator("template"))
+    task = Task(real, real.counts.clamp(max=2), network, here.normalise, here.classes, start=start)
+    return condense(DistributionMatching(method), task, 4, streams)[0].images.double()
+
+
+def feddm_of_everything_at_random() -> Tensor:
+    """The server's weights after a round in which every client sent all its images."""
+    here, method = federation.setting(), RandomConfig(ipc=99)
+    algorithm = FedDM(FedDMConfig(), RandomSubset(method), method, LOCAL)
+    before = algorithm.init(here)
+    sent = algorithm.broadcast(before, [1])[1]
+    upload = algorithm.client(federation.view(1, here), sent, Streams(3))
+    return flatten(algorithm.server(here, before, [upload], Streams(4))[0].weights)
+
+
+def sgd_on_that_clients_images() -> Tensor:
+    """The same images in the order in which the subset lists them."""
+    here = federation.setting()
+    owner = RealImages(federation.CLIENTS[1], 4, here.normalise, here.device)
+    images = Images(*owner.subset(torch.full((4,), 99), Streams(3).generator("init")))
+    network = here.fresh(here.streams.generator("server", "init"))
+    federation.train(network, images, 2, 0.05, 4, Streams(4).generator())
+    return flatten(state(network))
+
+
+def fedavg(clients: list[int], examples: list[int] | None = None) -> Tensor:
+    here, algorithm = federation.setting(), FedAvg(FedAvgConfig(local=LOCAL), None, None, None)
+    before = algorithm.init(here)
+    uploads = [
+        algorithm.client(federation.view(client, here), algorithm.broadcast(before, [client])[client], Streams(6))
+        for client in clients
+    ]
+    if examples is not None:
+        uploads = [
+            Upload(one.client, 1, count, weights=one.weights) for one, count in zip(uploads, examples, strict=True)
+        ]
+    return flatten(algorithm.server(here, before, uploads, Streams(7))[0].weights)
+
+
+def central_sgd() -> Tensor:
+    here = federation.setting()
+    network = network_with(here, FedAvg(FedAvgConfig(local=LOCAL), None, None, None).init(here).weights)
+    federation.train(network, federation.CLIENTS[0], 2, 0.05, 4, Streams(6).generator("train"))
+    return flatten(state(network))
+
+
+def random_of_a_whole_class() -> Tensor:
+    task = problem.task(counts=(0, 6, 0), ipc=6)
+    return condense(RandomSubset(RandomConfig(ipc=6)), task, 1, Streams(0))[0].images.double().flatten(1).sort(0).values
+
+
+def the_whole_class() -> Tensor:
+    return problem.images((0, 6, 0)).pixels.double().flatten(1).sort(0).values
+
+
+def fitted(**settings: Any) -> Tensor:
+    network = federation.setting().fresh(stream(0))
+    fit(network, problem.images(), problem.NORMALISE, LOCAL, stream(8), **settings)
+    return flatten(state(network))
+
+
+class Reduction(NamedTuple):
+    method: str
+    limit: str
+    left: Callable[[], Tensor]
+    right: Callable[[], Tensor]
+    within: float
+
+
+TABLE = [
+    Reduction("dm", "identity embedding, no augmentation → class means", dm_under_the_identity, class_means, 0.51),
+    Reduction(
+        "dm", "augmentation without effect → none",
+        lambda: pixels(problem.task(), augment=NO_EFFECT), lambda: pixels(problem.task()), 1e-5,
+    ),
+    Reduction("dm", "pool of one → that network", pool_of_one_network, that_network_fresh, 1e-6),
+    Reduction(
+        "dm", "batch of a whole class → all of it",
+        lambda: pixels(problem.task(), batch_real=5), lambda: pixels(problem.task()), 1e-6,
+    ),
+    Reduction("perturb", "ρ → 0 is w_r", lambda: perturbed(1e-12), lambda: flatten(state(problem.convnet())), 1e-11),
+    Reduction("random", "ipc ≥ n_c → the class", random_of_a_whole_class, the_whole_class, 0),
+    Reduction("feddm", "one client → dm around w_0", federated_condensation, central_condensation_around_w0, 0),
+    Reduction(
+        "feddm", "method random, ipc ≥ n_c, one client → SGD on its images",
+        feddm_of_everything_at_random, sgd_on_that_clients_images, 1e-6,
+    ),
+    Reduction("fedavg", "one client → SGD", lambda: fedavg([0]), central_sgd, 1e-6),
+    Reduction(
+        "fedavg", "all weight on one client → that client",
+        lambda: fedavg([0, 1], [10**9, 1]), central_sgd, 1e-6,
+    ),
+    Reduction("fedavg", "identical clients → one of them", lambda: fedavg([0, 0, 0]), central_sgd, 1e-6),
+    Reduction("training", "chunk of a batch → whole batches", lambda: fitted(chunk=4), fitted, 0),
+    Reduction(
+        "training", "penalty 0 → none",
+        lambda: fitted(penalty=lambda: torch.zeros((), requires_grad=True)), fitted, 0,
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row.method}: {row.limit}")
+def test_reduces(row: Reduction) -> None:
+    left, right = row.left(), row.right()
+    assert left.shape == right.shape
+    assert float((left.double() - right.double()).abs().max()) <= row.within
+
+
+def test_every_method_and_algorithm_of_the_catalog_has_a_row() -> None:
+    assert {*catalog.names("method"), *catalog.names("algorithm")} <= {row.method for row in TABLE}
