@@ -60,7 +60,8 @@ def _federated(parts: Parts, config: FederatedRun, network: Network, forward: fl
         algorithm: Any = config.algorithm
         seconds = algorithm.local.epochs * len(parts.split.train) * (forward + backward)
         server = 0.0
-    wall = config.rounds * (config.participation.fraction * seconds / config.compute.workers + server)
+    workers = min(config.compute.workers, len(clients))
+    wall = config.rounds * config.participation.fraction * (seconds / workers + server)
     return [
         f"# {len(clients)} clients, {images} synthetic images a round at full participation",
         f"# uplink about {up:,} and downlink {down * len(clients):,} bytes a round",

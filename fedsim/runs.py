@@ -37,7 +37,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        error.filename = error.filename or str(path)
+        error.filename = str(path)  # none for a full disk, the temporary file for the rest
         raise
     finally:
         temporary.unlink(missing_ok=True)

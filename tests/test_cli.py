@@ -8,9 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-import fedsim
 from fedsim import catalog
 from fedsim.cli import main
 from fedsim.data.synthetic import SyntheticSet
@@ -156,15 +154,8 @@ def test_a_page_that_cannot_be_written(capsys, tmp_path, out):
 
 
 def test_as_a_program():
-    """Through the interpreter: the exit code, the streams, and no torch for what needs none."""
+    """Through the interpreter: the exit code and the streams."""
     run = [sys.executable, "-m", "fedsim"]
     done = subprocess.run([*run, "list", "metods"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("fedsim: unknown kind 'metod' (did you mean 'method'?)")
-
-
-def test_python_interface_names():
-    assert set(fedsim.__all__) <= set(dir(fedsim)) | {name for name in fedsim.__all__ if hasattr(fedsim, name)}
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        fedsim.nothing  # noqa: B018
-    assert torch.get_num_threads() >= 1

@@ -63,7 +63,7 @@ REFUSED = {
     "no_name": ({"model": {}}, "model: needs a name; valid: convnet, lenet"),
     "unknown_name": ({"model": "mpl"}, "model.name: unknown model 'mpl' (did you mean 'mlp'?); valid: convnet"),
     "inside_choice": ({"model": {"name": "convnet", "width": 0}}, "model.width: got 0 (int); should be greater"),
-    "several": ({"rate": 0, "seed": "x", "inner": {"limit": "x"}}, "seed: got 'x' (str); should be a valid integer (and"),
+    "several": ({"rate": 0, "seed": "x", "text": 1}, "seed: got 'x' (str); should be a valid integer (and 2"),
     "long_value": ({"seed": "x" * 500}, "seed: got '" + "x" * 76 + "... (str); should be"),
 }  # fmt: skip
 

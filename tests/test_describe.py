@@ -1,0 +1,45 @@
+"""`fedsim describe`: every part of the catalog shows its text, and every setting its default and meaning."""
+
+from __future__ import annotations
+
+import importlib
+import json
+
+import pytest
+from pydantic_core import PydanticUndefined
+
+from fedsim import catalog
+from fedsim.describe import describe
+from fedsim.types import UserError
+
+ENTRIES = [(kind, name) for kind, section in catalog.CATALOG.items() for name in section]
+
+
+@pytest.mark.parametrize(("kind", "name"), ENTRIES)
+def test_every_part_shows_its_text_and_all_settings(kind, name):
+    lines = describe(name).splitlines()
+    place = catalog.place(kind, name)
+    assert lines[0] == f"{kind} {name}   ({place})"
+    documentation = importlib.import_module(place.partition(":")[0]).__doc__
+    assert documentation
+    assert lines[2] == documentation.splitlines()[0]
+    settings = lines[lines.index("Settings") :]
+    for key, field in catalog.resolve(kind, name).Config.model_fields.items():
+        (shown,) = [line for line in settings if line.startswith(f"  {key} = ")]
+        if field.get_default(call_default_factory=True) is PydanticUndefined:
+            assert shown == f"  {key} = (required)"
+        else:
+            json.loads(shown.partition(" = ")[2])
+        if field.description:
+            assert f"      {field.description}" in "\n".join(settings)
+
+
+def test_defaults_that_are_sections_are_written_out():
+    text = describe("perturb")
+    assert '  radius = {"absolute": 5.0, "relative": null}' in text
+    assert "  path = (required)" in describe("npz")
+
+
+def test_an_unknown_name():
+    with pytest.raises(UserError, match=r"unknown name 'fedmd' \(did you mean 'feddm'\?\); fedsim list KIND"):
+        describe("fedmd")
