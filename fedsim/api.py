@@ -90,10 +90,13 @@ def evaluate_file(path: Path, data: str, assignments: list[str], seed: int) -> R
     settings = override(
         {"data": {"name": data}, "model": dict(synthetic.protocol.get("model", {})) or "convnet"}, assignments
     )
-    images = load(**settings.pop("data"))
-    model = settings.pop("model")
-    result = evaluate(synthetic, images, model=model, seed=seed, **settings)
+    source, model = settings.pop("data"), settings.pop("model")
+    if not isinstance(source, dict) or not isinstance(model, dict | str) or not model:
+        raise UserError(f"data={source!r} model={model!r}: give data.path=… and model=NAME or model.width=…")
     protocol = validate(EvaluationConfig, settings).model_dump(mode="json") | {"model": model}
+    chosen: Any = section("data", source)
+    images = catalog.resolve("data", chosen.name)(chosen).load()
+    result = evaluate(synthetic, images, model=model, seed=seed, **settings)
     return result.as_dict() | {
         "synthetic_images": len(synthetic),
         "bits": synthetic.bits(),

@@ -144,6 +144,8 @@ def central_task(images: Images, dataset: Dataset, fresh: Fresh, ipc: int, compu
 def check(parts: Parts) -> None:
     """Everything that can be refused before any work: data, partition, architecture, faults that name a client."""
     parts.fresh()(parts.streams.generator("template"))
+    if isinstance(parts.config, Distillation) and parts.config.evaluation.model is not None:
+        parts.fresh(parts.config.evaluation.model)(parts.streams.generator("template"))
     parts.split  # noqa: B018 - drawn now, so that an impossible partition is refused now
     if not isinstance(parts.config, FederatedRun):
         return

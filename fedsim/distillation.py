@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from fedsim.build import Parts
@@ -73,15 +74,7 @@ def _set(run: RunDirectory, parts: Parts, number: int, terminal: Terminal) -> Sy
         log=log,
     )
     provenance = synthetic.provenance | {"config": run.path.name, "set": number}
-    described = SyntheticSet(
-        synthetic.images,
-        synthetic.labels,
-        synthetic.classes,
-        synthetic.mean,
-        synthetic.std,
-        provenance,
-        _protocol(config),
-    )
+    described = replace(synthetic, provenance=provenance, protocol=_protocol(config))
     for iteration, values in history:
         for name, value in values.items():
             run.metric(iteration, f"set_{number:03d}", name, value)

@@ -41,18 +41,28 @@ def execute(config: Experiment, out: Path, *, resume: bool = False, argv: Sequen
     with run.lock(), Terminal() as terminal:
         fingerprint = _same_data(run, parts)
         if run.finished:
-            terminal.say(f"{run.path} is finished; nothing to do")
+            terminal.say(f"{run.path} is finished already")
+            _finish(run, terminal)
             return run.path
         facts = manifest(config, config.compute.device, list(argv)) | {"data": fingerprint}
         run.write_json("manifest", facts)
         parts.split.save(run.path / "split.npz")
-        result = _work(run, parts, terminal, facts)
-        run.write_json("result", result)
-        run.write_json("manifest", facts | {"status": "finished", "protocol": result["protocol"]})
-        write_report([run.path], run.path / "report.html")
-        for line in summary(result):
-            terminal.say(line)
+        run.write_json("result", _work(run, parts, terminal, facts))
+        _finish(run, terminal)
     return run.path
+
+
+def _finish(run: RunDirectory, terminal: Terminal) -> None:
+    """What follows from result.json; done again, where it is missing, if the run was killed in between."""
+    result, facts = run.read_json("result"), run.read_json("manifest")
+    if facts["status"] != "finished":
+        run.write_json("manifest", facts | {"status": "finished", "protocol": result["protocol"]})
+    page = run.path / "report.html"
+    if not page.is_file():
+        write_report([run.path], page)
+    for line in summary(result):
+        terminal.say(line)
+    terminal.say(f"report: {page}")
 
 
 def _work(run: RunDirectory, parts: Parts, terminal: Terminal, facts: dict[str, Any]) -> dict[str, Any]:

@@ -185,6 +185,7 @@ def _method_defaults(raw: Raw) -> Raw:
     method = {"name": method} if isinstance(method, str) else method
     if method is None or (isinstance(method, dict) and method.get("name", defaults["name"]) == defaults["name"]):
         raw = raw | {"method": merge(dict(defaults), method or {})}
-    if raw.get("server") is None:
-        raw = raw | {"server": {"epochs": 500}}
-    return raw
+    server = raw.get("server")
+    return (
+        raw | {"server": merge(dict(chosen.server_defaults), server or {})} if isinstance(server, dict | None) else raw
+    )

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
-Params = dict[str, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Params = dict[str, Tensor]
+else:  # torch takes a second to import, and the catalog and its errors do without
+    Params = dict[str, Any]
 """Parameters and buffers of one network by their dotted name, as in `state_dict()`."""
 
 

@@ -109,6 +109,8 @@ class Algorithm(Protocol):
 
     method_defaults: ClassVar[Mapping[str, Any] | None]
     """Settings of `method` that the paper prescribes; None: the algorithm condenses nothing."""
+    server_defaults: ClassVar[Mapping[str, Any]]
+    """Settings of `server` that the paper prescribes."""
 
     def init(self, setting: Setting) -> ServerState:
         """The server's state before round 1."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -27,9 +27,9 @@ WEIGHTS, SYNTHETIC, METRICS, INFO = "weights", "synthetic", "metrics", "info"
 class UploadLimits(Section):
     """What an upload may hold; `auto` is what was agreed."""
 
-    images: int | Literal["auto"] = Field(default="auto")
+    images: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Synthetic images of one upload; auto: ipc for every class."""
-    bytes: int | Literal["auto"] = Field(default="auto")
+    bytes: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Encoded size of one upload; auto: twice what the agreed images and weights take, and 64 KiB."""
 
 

@@ -225,9 +225,7 @@ def _columns(run: RunView, shown: SyntheticSet, client: int | None) -> list[Colu
         number = None if real is None else int(held[label])
         mark = run.mark(client, label) if client is not None else ""
         mean = None if real is None or not number else png(real[0][label : label + 1])
-        columns.append(
-            Column(shown.classes[label], number, mark, mean, png(synthetic) if len(synthetic) else None)
-        )
+        columns.append(Column(shown.classes[label], number, mark, mean, png(synthetic) if len(synthetic) else None))
     return columns
 
 

@@ -70,10 +70,7 @@ def fit(
                 group["lr"] *= 0.1
         loss = torch.zeros((), device=inputs.device)
         for rows in torch.randperm(len(images), generator=rng).split(config.batch_size):
-            batch = inputs[rows.to(inputs.device)]
-            if config.augment is not None:
-                draws = draw(config.augment, len(rows), rng, one_operation=True)
-                batch = augment(batch, torch.arange(len(rows), device=batch.device), draws, config.augment)
+            batch = _augmented(inputs[rows.to(inputs.device)], config.augment, rng)
             optimiser.zero_grad()
             loss += _backward(network, batch, labels[rows.to(labels.device)], piece) * len(rows)
             if penalty is not None:
@@ -84,6 +81,16 @@ def fit(
             progress(epoch + 1, float(loss))
     network.eval()
     return float(loss)
+
+
+def _augmented(
+    batch: Float[Tensor, "n c h w"], config: DSAConfig | None, rng: torch.Generator
+) -> Float[Tensor, "n c h w"]:
+    """The batch after one random operation, its parameters drawn per image."""
+    if config is None:
+        return batch
+    draws = draw(config, len(batch), rng, one_operation=True)
+    return augment(batch, torch.arange(len(batch), device=batch.device), draws, config)
 
 
 def _backward(

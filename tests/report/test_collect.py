@@ -62,9 +62,7 @@ def _record(number: int, reason: str) -> RoundRecord:
 def _upload(run: RunDirectory, parts: Parts, round_number: int, client: int) -> None:
     rng = torch.Generator().manual_seed(client)
     labels = torch.arange(parts.dataset.num_classes).repeat_interleave(IPC)
-    images = torch.randint(
-        0, 256, (len(labels), *parts.dataset.image_shape), generator=rng, dtype=torch.uint8
-    )
+    images = torch.randint(0, 256, (len(labels), *parts.dataset.image_shape), generator=rng, dtype=torch.uint8)
     data = parts.dataset
     made = SyntheticSet(images, labels, data.classes, data.mean, data.std, {"round": round_number})
     made.save(run.path / "synthetic" / f"round_{round_number:03d}" / f"client_{client:04d}.safetensors")

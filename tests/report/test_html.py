@@ -114,9 +114,7 @@ def test_words_from_clients_are_escaped(tmp_path: Path) -> None:
 def test_errors_and_class_names_are_escaped(tmp_path: Path) -> None:
     path = write_run(tmp_path, done=False)
     run = RunDirectory(path)
-    run.write_json(
-        "manifest", run.read_json("manifest") | {"status": "failed", "error": "<script>no</script>"}
-    )
+    run.write_json("manifest", run.read_json("manifest") | {"status": "failed", "error": "<script>no</script>"})
     shown = page(path)
     assert "script" not in shown.tags
     assert "<script>no</script>" in shown.text
@@ -130,9 +128,7 @@ def test_several_runs_are_compared(tmp_path: Path) -> None:
     assert "3 runs side by side" in shown.text
     table = re.findall(r"<tbody>(.*?)</tbody>", render(collect([one, two, three])), re.S)[0]
     rows = [" ".join(re.sub(r"<[^>]+>", " ", row).split()) for row in table.split("</tr>")[:3]]
-    assert rows[0].startswith(
-        "A one, seed 0 feddm · dm 75.0% 70.0% to 80.0% 87.5% −12.5 2 4 kB 24 kB 40 1 1 none"
-    )
+    assert rows[0].startswith("A one, seed 0 feddm · dm 75.0% 70.0% to 80.0% 87.5% −12.5 2 4 kB 24 kB 40 1 1 none")
     assert rows[1].startswith("B two, seed 0 feddm · dm interrupted – – – 2 of 2 4 kB 24 kB – 1 1 none")
     assert "C fedavg" in shown.text
     assert {"A control", "B feddm"} <= {word.strip() for word in shown.words}
@@ -163,9 +159,7 @@ def test_many_clients_are_folded_away(tmp_path: Path) -> None:
     path = write_run(tmp_path, partition={"name": "iid", "clients": 60})
     uploads = path / "synthetic" / "round_002"
     for client in range(2, 20):
-        (uploads / f"client_{client:04d}.safetensors").write_bytes(
-            (uploads / "client_0000.safetensors").read_bytes()
-        )
+        (uploads / f"client_{client:04d}.safetensors").write_bytes((uploads / "client_0000.safetensors").read_bytes())
     shown = page(path)
     assert "8 more" in shown.text
     assert "1 more blocks of 50 clients" in shown.text

@@ -119,9 +119,7 @@ def test_words_are_escaped() -> None:
 
 
 def test_heat_map_shows_counts_sums_and_marks() -> None:
-    svg = heat_map(
-        "t", np.array([[3, 0], [40, 5]]), ["0", "1"], ["cat", "dog"], [["tiny", ""], ["", "small"]]
-    )
+    svg = heat_map("t", np.array([[3, 0], [40, 5]]), ["0", "1"], ["cat", "dog"], [["tiny", ""], ["", "small"]])
     assert svg.count("<rect") == 3
     assert {"3", "40", "5", "45", "cat", "dog"} <= set(texts(svg))
     assert 'class="cell tiny"><title>client 0, class cat: 3' in svg

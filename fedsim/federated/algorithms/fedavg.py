@@ -43,6 +43,7 @@ class FedAvg:
 
     Config = Config
     method_defaults: ClassVar[Mapping[str, Any] | None] = None
+    server_defaults: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, config: Config, method: None, method_config: None, server: TrainConfig | None) -> None:
         self.config = config

@@ -56,6 +56,8 @@ class FedDM:
         "networks": {"name": "perturb", "radius": {"absolute": 5.0}},
     }
 
+    server_defaults: ClassVar[Mapping[str, Any]] = {"epochs": 500}
+
     def __init__(self, config: Config, method: Distiller, method_config: Any, server: TrainConfig) -> None:
         self.config = config
         self.method = method
