@@ -63,7 +63,7 @@ def test_a_run_its_repetition_and_its_report(capsys, tmp_path):
     assert main(["run", str(run / "config.yaml"), "--resume", "--out", "mit Leerzeichen — é"]) == 0
     said = capsys.readouterr()
     assert said.out.splitlines()[-1] == str(run)
-    assert "nothing to do" in said.err
+    assert "is finished already" in said.err
 
     assert main(["report", str(run), "--out", "new/page.html"]) == 0
     assert capsys.readouterr().out == "new/page.html\n"

@@ -58,9 +58,8 @@ def fit(
     once per step (FedProx and its kind). `progress(epoch, loss)` is called after every epoch. `rng` is a CPU generator.
     """
     inputs, labels = normalise(images.pixels), images.labels
-    optimiser = torch.optim.SGD(
-        network.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
-    )
+    settings = {"lr": config.lr, "momentum": config.momentum, "weight_decay": config.weight_decay}
+    optimiser = torch.optim.SGD(network.parameters(), **settings)
     piece = 0 if has_batch_norm(network) else chunk
     network.train()
     loss = torch.zeros((), device=inputs.device)
