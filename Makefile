@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := OMP_NUM_THREADS=1 $(BIN)
 
-.PHONY: setup demo test check browser bench clean
+.PHONY: setup demo test check browser clean
 
 setup: .venv/dev
 

@@ -7,6 +7,7 @@ print(fedsim.evaluate(synthetic, data).mean)
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["SyntheticSet", "__version__", "distill", "evaluate", "load", "save", "simulate"]
+
+
+# Libraries read these when they are imported: nothing leaves the machine, nothing is installed, unless a user says so.
+for _switch in ("FLWR_TELEMETRY_ENABLED", "RAY_USAGE_STATS_ENABLED"):
+    os.environ.setdefault(_switch, "0")
+for _switch in ("FLWR_DISABLE_UPDATE_CHECK", "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"):
+    os.environ.setdefault(_switch, "1")
 
 
 def __getattr__(name: str) -> Any:

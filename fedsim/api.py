@@ -85,11 +85,13 @@ def simulate(config: Path | str, *assignments: str, out: Path | str = "runs", re
 
 
 def evaluate_file(path: Path, data: str, assignments: list[str], seed: int) -> Raw:
-    """What `fedsim evaluate` prints. Keys `data.…` are the data's, `model…` the network's, others the protocol's."""
+    """What `fedsim evaluate` prints. Keys `data.…` are the data's, `model…` the network's, others the protocol's.
+
+    The protocol stored in the set is the default, so that a set is scored as its maker scored it.
+    """
     synthetic = SyntheticSet.load(path)
-    settings = override(
-        {"data": {"name": data}, "model": dict(synthetic.protocol.get("model", {})) or "convnet"}, assignments
-    )
+    base = {"model": "convnet", **synthetic.protocol, "data": {"name": data}}
+    settings = override(base, assignments)
     source, model = settings.pop("data"), settings.pop("model")
     if not isinstance(source, dict) or not isinstance(model, dict | str) or not model:
         raise UserError(f"data={source!r} model={model!r}: give data.path=… and model=NAME or model.width=…")

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -23,7 +22,7 @@ client_app = ClientApp()
 server_app = ServerApp()
 
 SERVE: ContextVar[Callable[[Grid], None] | None] = ContextVar("fedsim_serve", default=None)
-"""What the server does with the grid; set by `experiment.py`, which knows the run directory and the console."""
+"""What the server does with the grid; set by `simulation.py`, which knows the run directory and the console."""
 
 
 @client_app.query("identify")
@@ -41,14 +40,14 @@ def train(message: Message, context: Context) -> Message:
     assert isinstance(config, FederatedRun)
     client = int(context.node_config["partition-id"])
     store = context.node_config.get("store")
-    method: Any = config.method
+    algorithm = parts.algorithm()
     content = answer(
-        parts.algorithm(),
+        algorithm,
         parts.setting,
         parts.images(parts.split.client[client]),
         client,
         read_broadcast(message.content),
-        iterations=method.iterations if method is not None else config.algorithm.local.epochs,
+        iterations=algorithm.work(),
         store=Path(str(store)) if store else None,
         checkpoint_every=config.checkpoint_every,
         faults=config.faults,

@@ -19,6 +19,7 @@ from fedsim.data.transforms import Normalise
 from fedsim.distill.base import Distiller, Task
 from fedsim.distill.real import RealImages
 from fedsim.federated.base import Algorithm, Setting
+from fedsim.federated.rounds import asked
 from fedsim.models.network import Network, build_network
 from fedsim.schema import Compute, Distillation, Experiment, FederatedRun
 from fedsim.seeding import Streams
@@ -156,9 +157,9 @@ def check(parts: Parts) -> None:
         if fault.round > config.rounds:
             raise UserError(f"faults: round {fault.round} does not exist; valid: 1 to {config.rounds}")
     holding = sum(len(positions) > 0 for positions in parts.split.client)
-    asked = max(1, int(np.ceil(config.participation.fraction * holding)))
-    if config.participation.min_replies > asked:
+    most = asked(config.participation.fraction, holding)
+    if config.participation.min_replies > most:
         raise UserError(
             f"participation.min_replies={config.participation.min_replies} can never be reached: "
-            f"{asked} clients are asked in a round; valid: 1 to {asked}"
+            f"{most} clients are asked in a round; valid: 1 to {most}"
         )

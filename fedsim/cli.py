@@ -87,8 +87,11 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Score anybody's saved set: train fresh networks on it, test them on real images; prints JSON."""
+    import torch
+
     from fedsim.api import evaluate_file
 
+    torch.set_num_threads(1)  # sums depend on the number of threads
     print(json.dumps(evaluate_file(synthetic, data, assignments or [], seed), indent=2))  # noqa: T201
 
 

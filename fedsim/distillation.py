@@ -75,11 +75,12 @@ def _set(run: RunDirectory, parts: Parts, number: int, terminal: Terminal) -> Sy
     )
     provenance = synthetic.provenance | {"config": run.path.name, "set": number}
     described = replace(synthetic, provenance=provenance, protocol=_protocol(config))
+    run.forget_split(f"set_{number:03d}")
     for iteration, values in history:
         for name, value in values.items():
             run.metric(iteration, f"set_{number:03d}", name, value)
-    described.save(path)
     described.save_png(folder / f"set_{number:03d}.png")
+    described.save(path)
     (run.path / "checkpoints" / f"set_{number:03d}" / "condensation.safetensors").unlink(missing_ok=True)
     return described
 

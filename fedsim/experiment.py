@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,13 +18,6 @@ from fedsim.schema import Experiment, FederatedRun
 from fedsim.simulation import simulate
 from fedsim.types import UserError
 
-LIBRARY_SWITCHES = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
-"""Nothing leaves the machine by default."""
-
 
 def execute(config: Experiment, out: Path, *, resume: bool = False, argv: Sequence[str] = ()) -> Path:
     """Do what `config` says under `out` and return the run directory.
@@ -33,7 +25,6 @@ def execute(config: Experiment, out: Path, *, resume: bool = False, argv: Sequen
     The same config and seed is skipped if finished and resumed if not; `resume` insists that there is something to
     resume. Everything that is wrong with the input is a `UserError` before anything is written.
     """
-    os.environ.update(LIBRARY_SWITCHES)
     torch.set_num_threads(config.compute.threads)
     parts = Parts(config)
     check(parts)
@@ -44,12 +35,25 @@ def execute(config: Experiment, out: Path, *, resume: bool = False, argv: Sequen
             terminal.say(f"{run.path} is finished already")
             _finish(run, terminal)
             return run.path
-        facts = manifest(config, config.compute.device, list(argv)) | {"data": fingerprint}
-        run.write_json("manifest", facts)
+        facts = _begin(run, manifest(config, config.compute.device, list(argv)) | {"data": fingerprint}, terminal)
         parts.split.save(run.path / "split.npz")
         run.write_json("result", _work(run, parts, terminal, facts))
         _finish(run, terminal)
     return run.path
+
+
+def _begin(run: RunDirectory, facts: dict[str, Any], terminal: Terminal) -> dict[str, Any]:
+    """Write the manifest; one that is there keeps what it says of the start, and this session is added to it."""
+    session = {key: facts[key] for key in ("started", "argv", "git", "versions")}
+    before = run.read_json("manifest") if (run.path / "manifest.json").is_file() else facts
+    sessions = [*before.get("sessions", []), session]
+    if sessions[0]["versions"] != session["versions"]:
+        terminal.say(
+            "warning: the run was begun under other versions (manifest.json): its hash may not be reproducible"
+        )
+    facts = before | {"status": "running", "sessions": sessions}
+    run.write_json("manifest", facts)
+    return facts
 
 
 def _finish(run: RunDirectory, terminal: Terminal) -> None:
@@ -76,7 +80,8 @@ def _work(run: RunDirectory, parts: Parts, terminal: Terminal, facts: dict[str, 
     except Exception as error:
         run.write_json("manifest", facts | {"status": "failed", "error": f"{type(error).__name__}: {error}"})
         raise
-    return result | {"wall_seconds": round(time.monotonic() - started, 1)}
+    elsewhere = result.pop("seconds_before", 0.0)
+    return result | {"wall_seconds": round(elsewhere + time.monotonic() - started, 1)}
 
 
 def _same_data(run: RunDirectory, parts: Parts) -> str:
@@ -100,10 +105,10 @@ def summary(result: dict[str, Any]) -> list[str]:
     for name, control in result["controls"].items():
         lines.append(f"  control {name}: {control['accuracy']:.4f}")
     if result["synthetic_images"]:
-        ratio = result["synthetic_images"] / result["real_images"]
-        lines.append(
-            f"  {result['synthetic_images']} synthetic for {result['real_images']} real images ({ratio:.3f} each)"
-        )
+        made, real = result["synthetic_images"], result["real_images"]
+        lines.append(f"  {made} synthetic for {real} real images ({made / real:.3f} each)")
+        if (released := result.get("synthetic_images_released", made)) > made:
+            lines[-1] += f" a round, {released} released in all ({released / real:.3f} each)"
     if result.get("uplink_bytes"):
         lines.append(f"  uplink {result['uplink_bytes']:,} bytes, downlink {result['downlink_bytes']:,} bytes")
         lines.append(f"  {result['clients_failed']} clients failed, {result['uploads_rejected']} uploads rejected")

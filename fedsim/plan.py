@@ -41,6 +41,7 @@ def plan(config: Experiment) -> str:
 
 def _federated(parts: Parts, config: FederatedRun, network: Network, forward: float, backward: float) -> list[str]:
     clients = parts.split.client
+    share = config.participation.fraction
     down = payload_bytes(write_broadcast(Broadcast(1, state(network))))
     per_class = parts.algorithm().budget(parts.setting)
     seconds, images, up = 0.0, 0, down * len(clients)
@@ -64,7 +65,7 @@ def _federated(parts: Parts, config: FederatedRun, network: Network, forward: fl
     wall = config.rounds * config.participation.fraction * (seconds / workers + server)
     return [
         f"# {len(clients)} clients, {images} synthetic images a round at full participation",
-        f"# uplink about {up:,} and downlink {down * len(clients):,} bytes a round",
+        f"# uplink about {share * up:,.0f} and downlink {share * down * len(clients):,.0f} bytes a round",
         f"# time about {wall:,.0f} s for {config.rounds} round(s), {config.compute.workers} worker(s), no controls",
     ]
 

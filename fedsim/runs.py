@@ -79,12 +79,13 @@ class RunDirectory:
         kept = run.path / "config.yaml"
         if kept.exists():
             try:
-                stored = digest(validate(type(config), read(kept)))
+                found: Any = validate(type(config), read(kept))
             except UserError as error:
                 raise UserError(f"{kept} cannot be used ({error}); restore it, or give another --out") from error
-            if stored != digest(config):
+            told, is_now = _identity(name, seed, config), _identity(found.name, found.seed, found)
+            if is_now != told:
                 raise UserError(
-                    f"{kept} was changed after the run began (its hash is {stored}, the folder says {digest(config)}); "
+                    f"{kept} was changed after the run began (it is now {is_now}, the folder is {told}); "
                     "restore it, or run the changed file itself: it gets a folder of its own"
                 )
         elif must_exist:
@@ -132,6 +133,11 @@ class RunDirectory:
     def forget_after(self, round_number: int) -> None:
         """Drop metrics of rounds that will be run again."""
         kept = "".join(json.dumps(line) + "\n" for line in self._metrics_until(round_number))
+        write_atomic(self.path / "metrics.jsonl", kept)
+
+    def forget_split(self, split: str) -> None:
+        """Drop metrics of a set that will be made again."""
+        kept = "".join(json.dumps(line) + "\n" for line in self.metrics() if line["split"] != split)
         write_atomic(self.path / "metrics.jsonl", kept)
 
     def _metrics_until(self, round_number: int) -> list[dict[str, Any]]:
@@ -190,6 +196,10 @@ class RunDirectory:
         if not isinstance(value, dict) or not value:
             raise UserError(f"{path} is damaged (no mapping); delete it and run again, it is written anew")
         return value
+
+
+def _identity(name: str, seed: int, config: Section) -> str:
+    return f"{name}/{digest(config)}-s{seed}"
 
 
 def manifest(config: Section, device: str, argv: list[str]) -> dict[str, Any]:

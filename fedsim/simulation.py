@@ -37,10 +37,11 @@ def simulate(run: RunDirectory, parts: Parts, terminal: Terminal) -> dict[str, A
     if (stored := run.last_round()) is not None:
         terminal.say(f"resuming after round {stored[0]}")
     state, records = _rounds(run, parts, on_val, terminal)
+    before = sum(record.seconds for record in records[: stored[0]]) if stored is not None else 0.0
     controls: dict[str, Any] = {}
     if algorithm.budget(setting) and _config(parts).controls.upload_real_subset:
         controls["upload_real_subset"] = _upload_real_subset(parts, records, on_val, terminal)
-    return _result(parts, state, records, controls)
+    return _result(parts, state, records, controls) | {"seconds_before": before}
 
 
 def small_cells(parts: Parts) -> list[list[int]]:
@@ -95,7 +96,11 @@ def _rounds(run: RunDirectory, parts: Parts, on_val: Val, terminal: Terminal) ->
 def _upload_real_subset(
     parts: Parts, records: Sequence[RoundRecord], on_val: Val, terminal: Terminal
 ) -> dict[str, Any]:
-    """The same rounds, each accepted client sending as many random real images per class as it sent synthetic ones."""
+    """The same rounds, each accepted client sending as many random real images per class as it sent synthetic ones.
+
+    They are drawn anew each round, as the synthetic ones are made anew: over R rounds up to R times as many real
+    images leave a client. That is a strong control.
+    """
     terminal.say("control: the same rounds with random real images uploaded instead")
     method: Any = _config(parts).method
     algorithm, setting = parts.algorithm(RandomConfig(ipc=method.ipc)), parts.setting
@@ -133,6 +138,7 @@ def _result(parts: Parts, state: ServerState, records: list[RoundRecord], contro
         "uplink_bytes": sum(sum(record.uplink_bytes.values()) for record in records),
         "downlink_bytes": sum(sum(record.downlink_bytes.values()) for record in records),
         "synthetic_images": images,
+        "synthetic_images_released": int(sum(record.metrics.get("synthetic_images", 0) for record in records)),
         "real_images": len(parts.split.train),
         "epsilon": None,
         "delta": None,

@@ -126,6 +126,12 @@ def test_changed_config(home, capsys):
     refused(home, capsys, "config.yaml was changed after the run began", kept.parent.name[:12], "restore it")
 
 
+def test_changed_seed(home, capsys):
+    kept = folder(home) / "config.yaml"
+    kept.write_text(kept.read_text().replace("seed: 0", "seed: 7"))
+    refused(home, capsys, "config.yaml was changed after the run began", "-s7", "restore it")
+
+
 @pytest.mark.parametrize("content", ["a: [", "rounds: two", ""])
 def test_damaged_config(home, capsys, content):
     (folder(home) / "config.yaml").write_text(content)
@@ -179,9 +185,28 @@ def test_full_disk(finished, tmp_path, monkeypatch, capsys, at):
         assert go(tmp_path) == 2
     last = [line for line in capsys.readouterr().err.splitlines() if line.startswith("fedsim: ")]
     assert len(last) == 1
-    assert "No space left on device; what was stored is intact" in last[0]
+    assert "No space left on device" in last[0]
+    assert "what was stored is intact" in last[0] or "cannot use its folder" in last[0]
     assert str(tmp_path) in last[0]
     assert not list(tmp_path.rglob("*.tmp"))
+    assert go(tmp_path) == 0
+    assert model(tmp_path) == model(finished)
+
+
+def test_full_disk_at_one_client_stops_the_run_and_changes_nothing(finished, tmp_path, monkeypatch, capsys):
+    """A client that cannot keep its answer is not counted as failed: that would let a disk decide the result."""
+    monkeypatch.setattr("fedsim.simulation.LocalGrid", InlineGrid)
+    (tmp_path / "tiny.yaml").write_text(TINY)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fedsim.federated.client.save_tensors", full)
+        assert go(tmp_path) == 2
+    last = [line for line in capsys.readouterr().err.splitlines() if line.startswith("fedsim: ")]
+    assert len(last) == 1
+    assert "client 0 cannot use its folder: [Errno 28] No space left on device" in last[0]
     assert go(tmp_path) == 0
     assert model(tmp_path) == model(finished)
 

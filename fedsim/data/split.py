@@ -6,7 +6,7 @@ drawn from its own stream, so asking for a holdout does not move a single record
 
 from __future__ import annotations
 
-import os
+import io
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from pydantic import Field
 
 from fedsim.config import Section
 from fedsim.data.partition import Partition, Positions, withhold_small
+from fedsim.runs import write_atomic
 from fedsim.seeding import numpy_stream
 from fedsim.types import UserError
 
@@ -62,13 +63,9 @@ class Split:
         for client, positions in enumerate(self.client):
             owner[positions] = client
         arrays = {key: getattr(self, key) for key in _KEYS}
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                np.savez(file, **arrays, client=owner, clients=np.int32(len(self.client)))
-            os.replace(temporary, path)  # noqa: PTH105 - overwrites atomically on every system
-        finally:
-            temporary.unlink(missing_ok=True)
+        content = io.BytesIO()
+        np.savez(content, **arrays, client=owner, clients=np.int32(len(self.client)))
+        write_atomic(path, content.getvalue())
 
     @classmethod
     def load(cls, path: Path) -> Split:

@@ -1,8 +1,9 @@
 """Where the networks ψ of a matching step come from: fresh draws, draws around w_r, or a pool with cached real means.
 
-Perturbation is P_w(w_r) of FedDM: w = w_r + Δ, Δ ~ N(0, I) scaled back to the ball of radius ρ. In more than a few
-dimensions ‖Δ‖ exceeds any useful ρ, so w lies on the sphere. ρ is absolute, or relative to ‖w_r‖ (the paper's ρ = 5 is
-0.22 ‖w_r‖ for a freshly initialised ConvNet-3-128).
+Perturbation is P_w(w_r) of FedDM: w = w_r + Δ over the trainable weights, Δ ~ N(0, I) scaled back to the ball of radius
+ρ. In more than a few dimensions ‖Δ‖ exceeds any useful ρ, so w lies on the sphere. ρ is absolute, or relative to ‖w_r‖.
+A public re-implementation of FedDM takes ρ = 5, which is 0.22 ‖w_r‖ for a freshly initialised ConvNet-3-128 (most of it
+the ones of its norm layers) and about twice that for a width of 32.
 
 The pool draws `size` pairs (network, augmentation) once and computes the real class means of each pair once: in the
 papers' loops the real side costs ten times the synthetic side. A mean is valid for its pair only, so the pair is drawn
@@ -106,7 +107,7 @@ class PerturbConfig(Section):
 
     name: Literal["perturb"] = "perturb"
     radius: Radius = Radius(absolute=5.0)
-    """ρ; FedDM's experiments use 5."""
+    """ρ; a public re-implementation of FedDM uses 5."""
 
 
 class Perturb:
@@ -182,6 +183,13 @@ class Pool:
             augmentation,
             (prepared.sums[index], prepared.counts[index]),
         )
+
+
+def radius_of(networks: object) -> Radius | None:
+    """The radius that a source's settings draw around w_r with; None for sources that do not."""
+    if isinstance(networks, PerturbConfig) or (isinstance(networks, PoolConfig) and networks.around == "server"):
+        return networks.radius
+    return None
 
 
 def perturb(task: Task, radius: Radius, rng: torch.Generator) -> Params:

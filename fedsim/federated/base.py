@@ -74,7 +74,7 @@ class Broadcast:
 
 @dataclass(frozen=True)
 class Upload:
-    """What a client sends back: a synthetic set, or weights, or both."""
+    """What a client sends back: a synthetic set or weights."""
 
     client: int
     round: int
@@ -128,6 +128,10 @@ class Algorithm(Protocol):
         self, setting: Setting, state: ServerState, uploads: Sequence[Upload], streams: Streams
     ) -> tuple[ServerState, dict[str, float]]:
         """The server's part of a round: the next state and what to log. `uploads` are ordered by client."""
+        ...
+
+    def work(self) -> int:
+        """Steps or epochs of one client's part of a round, for the progress display."""
         ...
 
     def budget(self, setting: Setting) -> int:

@@ -16,7 +16,7 @@ from pydantic import Field
 from fedsim.config import Section
 from fedsim.data.synthetic import SyntheticSet, check_tensors
 from fedsim.federated.base import Broadcast, Setting, Upload
-from fedsim.types import Params
+from fedsim.types import Params, UserError
 
 NPY = b"\x93NUMPY"
 """How every array on the wire begins."""
@@ -31,6 +31,10 @@ class UploadLimits(Section):
     """Synthetic images of one upload; auto: ipc for every class."""
     bytes: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Encoded size of one upload; auto: twice what the agreed images and weights take, and 64 KiB."""
+
+
+class StoreFailed(UserError):  # noqa: N818 - says what happened
+    """A client could not use its own folder: the run stops, for going on without it would change the result."""
 
 
 class Rejected(Exception):  # noqa: N818 - a verdict, not a failure of this program
@@ -104,11 +108,20 @@ def write_upload(upload: Upload) -> RecordDict:
     return content
 
 
+def write_store_failure(client: int, error: Exception) -> RecordDict:
+    """Client → server: its own folder failed it."""
+    reason = f"client {client} cannot use its folder: {' '.join(str(error).split())}; mend it and run again"
+    return RecordDict({INFO: ConfigRecord({"store-failed": reason})})
+
+
 def read_upload(content: RecordDict, client: int, round_number: int, contract: Contract) -> Upload:
     """The server's side of `write_upload`: every property is checked; raises `Rejected` with the reason.
 
-    Who sent it is what the server knows (`client`), not what the upload says.
+    Raises `StoreFailed` if the client could not use its folder. Who sent it is what the server knows (`client`), not
+    what the upload says.
     """
+    if INFO in content.config_records and "store-failed" in content.config_records[INFO]:
+        raise StoreFailed(str(content.config_records[INFO]["store-failed"]))
     size = payload_bytes(content)
     if size > contract.bytes:
         raise Rejected(f"upload of {size} bytes exceeds the limit of {contract.bytes}")

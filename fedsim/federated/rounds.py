@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -97,13 +97,13 @@ def run_rounds(grid: Grid, server: Server) -> tuple[ServerState, list[RoundRecor
     for number in range(state.round + 1, server.rounds + 1):
         started = time.monotonic()
         streams = server.setting.streams.at("round", number)
-        asked = sample(server.available, server.participation.fraction, streams)
-        server.console.round_started(number, server.rounds, asked)
-        record = RoundRecord(number, asked)
-        broadcasts = server.algorithm.broadcast(state, asked)
-        uploads = collect(grid, server, {client: nodes[client] for client in asked}, broadcasts, record)
+        chosen = sample(server.available, server.participation.fraction, streams)
+        server.console.round_started(number, server.rounds, chosen)
+        record = RoundRecord(number, chosen)
+        broadcasts = server.algorithm.broadcast(state, chosen)
+        uploads = collect(grid, server, {client: nodes[client] for client in chosen}, broadcasts, record)
         if len(uploads) < server.participation.min_replies:
-            server.run.write_json("rounds", [asdict(entry) for entry in (*records, record)])
+            server.run.write_json("rounds", {"records": [asdict(entry) for entry in (*records, record)]})
             raise RunFailed(_too_few(record, server.participation.min_replies))
         state, record.metrics = server.algorithm.server(server.setting, state, uploads, streams.at("server"))
         record.metrics["accuracy"] = server.score(state)
@@ -114,9 +114,14 @@ def run_rounds(grid: Grid, server: Server) -> tuple[ServerState, list[RoundRecor
     return state, records
 
 
+def asked(fraction: float, clients: int) -> int:
+    """⌈fraction · K⌉, at least one; 0.07 · 100 is 7 although the floating product is a little more."""
+    return max(1, math.ceil(fraction * clients - 1e-9))
+
+
 def sample(available: Sequence[int], fraction: float, streams: Streams) -> list[int]:
-    """⌈fraction · K⌉ clients, ascending."""
-    count = max(1, math.ceil(fraction * len(available)))
+    """`asked` of the clients, ascending."""
+    count = asked(fraction, len(available))
     order = torch.randperm(len(available), generator=streams.generator("participation"))
     return sorted(available[int(index)] for index in order[:count])
 
@@ -171,7 +176,8 @@ def _receive(server: Server, client: int, broadcast: Broadcast, reply: Message, 
     if upload.synthetic is not None:
         path = server.run.path / "synthetic" / f"round_{broadcast.round:03d}" / f"client_{client:04d}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
-        upload.synthetic.save(path)
+        described = upload.synthetic.provenance | {"config": server.run.path.name}
+        replace(upload.synthetic, provenance=described).save(path)
     server.console.client_done(client, "done")
     return upload
 
@@ -196,7 +202,7 @@ def _store(server: Server, state: ServerState, records: list[RoundRecord]) -> No
     tensors |= {f"memory.{name}": value for name, value in state.memory.items()}
     history = [asdict(record) for record in records]
     server.run.save_round(latest.round, tensors, {"records": history})
-    server.run.write_json("rounds", history)
+    server.run.write_json("rounds", {"records": history})
 
 
 def _too_few(record: RoundRecord, needed: int) -> str:

@@ -203,8 +203,8 @@ def _read_log(run: RunDirectory, view: RunView) -> None:
     except json.JSONDecodeError as error:
         view.notes.append(f"metrics.jsonl cannot be read ({error}): its curves are missing.")
     try:
-        stored = run.last_round()
-        view.records = [RoundRecord.from_json(values) for values in stored[2]["records"]] if stored else []
+        kept = run.read_json("rounds")["records"] if (run.path / "rounds.json").is_file() else []
+        view.records = [RoundRecord.from_json(values) for values in kept]
     except (UserError, KeyError, TypeError, AttributeError) as error:
         view.notes.append(f"The rounds cannot be read, so their curves and ledger are missing: {error}")
 

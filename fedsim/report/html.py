@@ -116,7 +116,11 @@ def accuracy_chart(runs: Sequence[RunView], over: str) -> Markup:
     for number, run in enumerate(runs):
         sent = np.cumsum([sum(record.uplink_bytes.values()) for record in run.records]).tolist()
         xs = [record.round for record in run.records] if over == "round" else sent
-        scored = [(x, record.metrics["accuracy"]) for x, record in zip(xs, run.records, strict=True)]
+        scored = [
+            (x, record.metrics["accuracy"])
+            for x, record in zip(xs, run.records, strict=True)
+            if "accuracy" in record.metrics
+        ]
         series.append(Series(_label(run), scored, number, title=f"{run.name} {_label(run)}"))
         if control := run.controls.get("upload_real_subset"):
             known = list(zip(xs, control["accuracy_by_round"], strict=False))

@@ -22,7 +22,10 @@ from fedsim.models.network import Network
 
 
 class TrainConfig(Section):
-    """Settings of one supervised training; the defaults are the condensation papers' evaluation."""
+    """Settings of one supervised training; the defaults are the condensation papers' evaluation.
+
+    Their released code trains one epoch more and forgets the momentum when the learning rate drops; this does neither.
+    """
 
     epochs: int = Field(default=300, ge=1)
     """Passes over the images."""
@@ -48,18 +51,18 @@ def fit(
     rng: torch.Generator,
     *,
     chunk: int = 0,
-    penalty: Callable[[], Tensor] | None = None,
     progress: Callable[[int, float], None] | None = None,
 ) -> float:
     """Train `network` in place and return the mean loss of the last epoch.
 
     `images` lie on the network's device. A batch is passed through in pieces of `chunk` images (0: whole); gradients
-    add up to those of the whole batch, except under batch norm, which always sees the whole batch. `penalty` is added
-    once per step (FedProx and its kind). `progress(epoch, loss)` is called after every epoch. `rng` is a CPU generator.
+    add up to those of the whole batch, except under batch norm, which always sees the whole batch.
+    `progress(epoch, loss)` is called after every epoch. `rng` is a CPU generator.
     """
     inputs, labels = normalise(images.pixels), images.labels
-    settings = {"lr": config.lr, "momentum": config.momentum, "weight_decay": config.weight_decay}
-    optimiser = torch.optim.SGD(network.parameters(), **settings)
+    optimiser = torch.optim.SGD(
+        network.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+    )
     piece = 0 if has_batch_norm(network) else chunk
     network.train()
     loss = torch.zeros((), device=inputs.device)
@@ -72,8 +75,6 @@ def fit(
             batch = _augmented(inputs[rows.to(inputs.device)], config.augment, rng)
             optimiser.zero_grad()
             loss += _backward(network, batch, labels[rows.to(labels.device)], piece) * len(rows)
-            if penalty is not None:
-                penalty().backward()
             optimiser.step()
         loss /= len(images)
         if progress is not None:

@@ -20,9 +20,9 @@ from fedsim.federated.client import answer
 from fedsim.federated.faults import Fault
 from fedsim.federated.messages import Contract, Rejected, UploadLimits, read_upload
 from fedsim.federated.progress import LISTENER
+from fedsim.runs import load_tensors, save_tensors
 from fedsim.seeding import Streams
 from fedsim.training.train import TrainConfig
-from fedsim.types import UserError
 from tests.reference import fedavg as reference
 
 METHOD = DMConfig(ipc=2, iterations=30, networks=PoolConfig(size=2, around="server"))
@@ -124,8 +124,21 @@ def test_a_damaged_stored_answer_is_one_line(tmp_path: Path) -> None:
     ask(algorithm, tmp_path)
     path = tmp_path / FOLDER / "upload.safetensors"
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(UserError, match=r"upload.safetensors is damaged"):
-        ask(algorithm, tmp_path)
+    said = str(ask(algorithm, tmp_path).config_records["info"]["store-failed"])
+    assert "client 1 cannot use its folder" in said
+    assert "upload.safetensors is damaged" in said
+
+
+def test_a_stored_answer_to_other_weights_is_not_sent(tmp_path: Path) -> None:
+    algorithm = feddm()
+    first = ask(algorithm, tmp_path)
+    path = tmp_path / FOLDER / "upload.safetensors"
+    tensors, meta = load_tensors(path)
+    save_tensors(path, tensors | {"labels": tensors["labels"].flip(0)}, meta | {"asked": "0" * 64})
+    again = ask(algorithm, tmp_path)
+    assert (
+        again.array_records["synthetic"]["labels"].numpy() == first.array_records["synthetic"]["labels"].numpy()
+    ).all()
 
 
 def test_progress_is_told_to_whoever_listens() -> None:

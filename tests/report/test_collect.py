@@ -38,7 +38,9 @@ def write_run(out: Path, name: str = "fake", *, reason: str = "", done: bool = T
             _upload(run, parts, record.round, client)
         for name_of, value in record.metrics.items():
             run.metric(record.round, "val" if name_of == "accuracy" else "train", name_of, value)
-    run.save_round(ROUNDS, {"weights.w": torch.zeros(2)}, {"records": [asdict(one) for one in records]})
+    history = [asdict(one) for one in records]
+    run.save_round(ROUNDS, {"weights.w": torch.zeros(2)}, {"records": history})
+    run.write_json("rounds", {"records": history})
     if done:
         run.write_json("result", _result(records))
     return run.path
@@ -143,7 +145,7 @@ def test_uploads_of_a_round_that_was_cut_off_are_not_shown(tmp_path: Path) -> No
 def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
     path = write_run(tmp_path, done=False)
     for file in (
-        *path.glob("checkpoints/*"),
+        path / "rounds.json",
         path / "manifest.json",
         path / "split.npz",
         path / "metrics.jsonl",
@@ -157,7 +159,7 @@ def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
 
 def test_what_is_damaged_becomes_a_note(tmp_path: Path) -> None:
     path = write_run(tmp_path)
-    (path / "checkpoints" / "round_0002.safetensors").write_bytes(b"no")
+    (path / "rounds.json").write_bytes(b"no")
     (path / "synthetic" / "round_002" / "client_0000.safetensors").write_bytes(b"no")
     (run,) = collect([path])
     assert run.records == []

@@ -1,4 +1,4 @@
-"""The supervised loop: against steps taken by hand, in pieces and whole, with schedule and penalty."""
+"""The supervised loop: against steps taken by hand, in pieces and whole, with its schedule."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def trained(config: TrainConfig, *, norm: Norm = "instance", seed: int = 1, **op
     return result
 
 
-def by_hand(config: TrainConfig, rates: list[float], penalty: float = 0.0) -> tuple[Tensor, float]:
+def by_hand(config: TrainConfig, rates: list[float]) -> tuple[Tensor, float]:
     """v ← μ v + (∇ + λ w), w ← w − η v over shuffled batches; the weights, and the last epoch's mean loss."""
     net, images, rng = network(), reference.images(), stream(1)
     velocity = [torch.zeros_like(weight) for weight in net.parameters()]
@@ -43,8 +43,7 @@ def by_hand(config: TrainConfig, rates: list[float], penalty: float = 0.0) -> tu
         for first in range(0, len(images), config.batch_size):
             rows = order[first : first + config.batch_size]
             value = F.cross_entropy(net(reference.NORMALISE(images.pixels[rows])), images.labels[rows])
-            total = value + penalty * sum((weight**2).sum() for weight in net.parameters()) / 2
-            gradients = torch.autograd.grad(total, list(net.parameters()))
+            gradients = torch.autograd.grad(value, list(net.parameters()))
             loss += value.item() * len(rows) / len(images)
             with torch.no_grad():
                 for weight, speed, gradient in zip(net.parameters(), velocity, gradients, strict=True):
@@ -82,28 +81,6 @@ def test_batch_norm_sees_whole_batches() -> None:
     assert sizes == [4, 4, 1] * 2
     whole = flatten(state(trained(PLAIN, norm="batch")))
     assert torch.equal(flatten(state(net)), whole)
-
-
-def test_a_penalty_adds_its_gradient_once_per_step() -> None:
-    net = network()
-
-    def penalty() -> Tensor:
-        return torch.stack([(weight**2).sum() for weight in net.parameters()]).sum() * 0.15
-
-    fit(net, reference.images(), reference.NORMALISE, PLAIN, stream(1), chunk=2, penalty=penalty)
-    expected, _ = by_hand(PLAIN, [0.1, 0.1], penalty=0.3)
-    torch.testing.assert_close(flatten(state(net)), expected, rtol=0, atol=1e-6)
-
-
-def test_a_penalty_is_weight_decay_where_it_is_the_same() -> None:
-    net = network()
-
-    def penalty() -> Tensor:
-        return torch.stack([(weight**2).sum() for weight in net.parameters()]).sum() * 0.005
-
-    without = PLAIN.model_copy(update={"weight_decay": 0.0})
-    fit(net, reference.images(), reference.NORMALISE, without, stream(1), penalty=penalty)
-    torch.testing.assert_close(flatten(state(net)), flatten(state(trained(PLAIN))), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("augment", [None, DSAConfig()])

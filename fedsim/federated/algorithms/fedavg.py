@@ -103,6 +103,10 @@ class FedAvg:
         loss = float(torch.tensor(last).mean()) if last else 0.0
         return ServerState(state.round + 1, weights), {"client_loss": loss}
 
+    def work(self) -> int:
+        """Local epochs."""
+        return self.config.local.epochs
+
     def budget(self, setting: Setting) -> int:
         """No images are uploaded."""
         return 0

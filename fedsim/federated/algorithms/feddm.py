@@ -8,15 +8,18 @@
                                                                       + ‖ mean z_w(B_c^D) − mean z_w(B_c^S) ‖²
                                                                 S_k ← S_k − η_c ∇ L
 
-    h_w, z_w  embedding and logits of the network w     P_w(w_r)  Gaussian around w_r, truncated to a ball of radius ρ
+    h_w, z_w  embedding and logits of the network w     P_w(w_r)  Gaussian around w_r, kept in a ball of radius ρ
     D, S      a client's real and synthetic images      B_c       a batch of class c, over the classes the client holds
 
 Source  Xiong, Wang, Cheng, Yu, Hsieh, "FedDM: Iterative Distribution Matching for Communication-Efficient Federated
         Learning", CVPR 2023, arXiv 2207.09653, Algorithm 1, Equations 8 (client) and 9 (server).
 Code    none by the authors was found; anonymifish/fed-distribution-matching (a re-implementation, no licence) was read
-        for ρ = 5, 1000 iterations, ipc 10, server SGD 0.01 / 0.9 / 5e-4, batch 256, 500 epochs.
+        ρ = 5, 1000 iterations, ipc 10, server SGD 0.01 / 0.9 / 5e-4, batch 256, 500 epochs; equation numbers as there.
 Differs condensation is any method of the catalog (`method`), by default `dm` with the settings below; a class of n_c
-        images gets min(ipc, n_c) synthetic ones, so that an upload never outnumbers its data; the set travels in bytes.
+        images gets min(ipc, n_c) synthetic ones, so that an upload never outnumbers its data; the set travels in bytes;
+        the perturbation is scaled back to the ball, not redrawn (networks.py); the server's learning rate drops to a
+        tenth after half the epochs unless `server.schedule: constant`. Beside its set a client reveals its number of
+        images, its loss every 25 steps and, through min(ipc, n_c), the sizes of its smallest classes.
 Reduces `method: random` is the control that uploads real images; one client, R = 1 is Distribution Matching around w_0.
 Cost    per round T condensation steps at every client and the server's epochs over Σ_k |S_k| images.
 """
@@ -31,6 +34,7 @@ import torch
 from fedsim.config import Section
 from fedsim.data.synthetic import union
 from fedsim.distill.base import Distiller, Task, condense
+from fedsim.distill.networks import radius_of
 from fedsim.distill.real import RealImages
 from fedsim.federated.base import Broadcast, ClientView, ServerState, Setting, Upload, network_with
 from fedsim.models.functional import flatten, state, trainable_names
@@ -123,6 +127,10 @@ class FedDM:
         metrics = {"server_loss": loss, "synthetic_images": float(len(images))}
         return ServerState(state.round + 1, weights), metrics | self._step(network, state.weights, weights)
 
+    def work(self) -> int:
+        """Condensation steps."""
+        return int(self.method_config.iterations)
+
     def budget(self, setting: Setting) -> int:
         """Images per class."""
         return int(self.method_config.ipc)
@@ -133,7 +141,7 @@ class FedDM:
         old = flatten({name: before[name].cpu() for name in names})
         new = flatten({name: after[name] for name in names})
         step = float((new - old).norm())
-        radius = getattr(getattr(self.method_config, "networks", None), "radius", None)
+        radius = radius_of(getattr(self.method_config, "networks", None))
         return (
             {"step": step}
             if radius is None
