@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,17 @@ from fedsim.training.evaluate import EvaluationConfig, Score, score
 from fedsim.types import UserError
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """torch on one thread, as the command line has it: sums depend on the number, and small nets are slower on more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def load(name: str, **settings: Any) -> Dataset:
     """A data set of the catalog by name (`digits`, `mnist`, `npz` with `path=FILE` …)."""
     return catalog.resolve("data", name)(section("data", {"name": name, **settings})).load()
@@ -31,6 +44,7 @@ def save(synthetic: SyntheticSet, path: Path | str) -> None:
     synthetic.save(path)
 
 
+@_one_thread()
 def distill(
     data: Dataset,
     method: str = "dm",
@@ -49,12 +63,12 @@ def distill(
     chosen: Any = section("method", {"name": method, **settings})
     network = network_factory(_fitting(model, data), data, torch.device(compute.device))
     task = central_task(data.train, data, network, chosen.ipc, compute, Streams(seed))
-    synthetic, _ = condense(
-        catalog.resolve("method", method)(chosen), task, chosen.iterations, Streams(seed, ("set", 0))
-    )
+    distiller = catalog.resolve("method", method)(chosen)
+    synthetic, _ = condense(distiller, task, chosen.iterations, Streams(seed, ("set", 0)))
     return synthetic
 
 
+@_one_thread()
 def evaluate(
     synthetic: SyntheticSet,
     data: Dataset,

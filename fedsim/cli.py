@@ -17,7 +17,7 @@ import click
 import typer
 
 from fedsim import catalog
-from fedsim.types import UserError
+from fedsim.types import RunFailed, UserError
 
 if TYPE_CHECKING:
     from fedsim.schema import Experiment
@@ -79,7 +79,7 @@ def distill(
 @app.command()
 def evaluate(
     synthetic: Annotated[Path, typer.Argument(help="A synthetic set, .safetensors, as fedsim writes it.")],
-    data: Annotated[str, typer.Option(help="Real images to test on: a catalog name.")],
+    data: Annotated[str, typer.Option(help="Images to test on: mnist, digits …, or npz with data.path=FILE")],
     assignments: Annotated[
         list[str] | None, typer.Argument(help="model=resnet18 nets=5 train.epochs=300 data.path=…")
     ] = None,
@@ -87,11 +87,8 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Score anybody's saved set: train fresh networks on it, test them on real images; prints JSON."""
-    import torch
-
     from fedsim.api import evaluate_file
 
-    torch.set_num_threads(1)  # sums depend on the number of threads
     print(json.dumps(evaluate_file(synthetic, data, assignments or [], seed), indent=2))  # noqa: T201
 
 
@@ -144,6 +141,8 @@ def _execute(config: Experiment, out: Path, resume: bool, dry_run: bool) -> None
 def main(arguments: list[str] | None = None) -> int:  # noqa: PLR0911 - one return per outcome
     """Entry point: run the command line and turn every outcome into its exit code."""
     words = sys.argv[1:] if arguments is None else arguments
+    if "--debug" in words:
+        os.environ["FEDSIM_DEBUG"] = "1"  # client processes print their tracebacks too
     try:
         code = app(args=words, prog_name="fedsim", standalone_mode=False)
         if code == INTERRUPTED:  # typer has turned the interrupt into this code already
@@ -152,6 +151,8 @@ def main(arguments: list[str] | None = None) -> int:  # noqa: PLR0911 - one retu
         return _say("interrupted; the state is saved, run the same command again to go on", INTERRUPTED)
     except UserError as error:
         return _fail(str(error), 2, words)
+    except RunFailed as error:
+        return _fail(f"the run failed: {error}", 1, words)
     except click.ClickException as error:
         return _fail(_usage(error), 2, words)
     except OSError as error:

@@ -4,36 +4,60 @@ from __future__ import annotations
 
 import importlib
 import json
-from typing import Any
+from typing import Any, get_args
 
 from pydantic_core import PydanticUndefined
 
 from fedsim import catalog
 from fedsim.config import Section
+from fedsim.schema import Distillation, FederatedRun
 from fedsim.types import UserError
 
 
 def describe(name: str) -> str:
-    """Docstring of the part's module and one line per setting: name = default, and what it means."""
+    """Docstring of the part's module and one line per setting: name = default, and what it means.
+
+    `name` is one of the catalog, or a section of a config file such as `server`, `participation` or `run` itself.
+    """
+    sections = _sections()
+    if name in sections:
+        return "\n".join(
+            [f"section {name}", "", (sections[name].__doc__ or "").strip(), "", *_settings(sections[name])]
+        )
     kinds = [kind for kind, section in catalog.CATALOG.items() if name in section]
     if not kinds:
-        every = [word for section in catalog.CATALOG.values() for word in section]
+        every = [*sections, *(word for section in catalog.CATALOG.values() for word in section)]
         raise UserError(f"unknown name '{name}'{catalog.suggest(name, every)}; fedsim list KIND prints the names")
     kind = kinds[0]
     module = importlib.import_module(catalog.place(kind, name).partition(":")[0])
-    schema: type[Section] = catalog.resolve(kind, name).Config
+    schema = catalog.resolve(kind, name).Config
     lines = [
         f"{kind} {name}   ({catalog.place(kind, name)})",
         "",
         (module.__doc__ or "").strip(),
         "",
-        "Settings",
     ]
+    return "\n".join([*lines, *_settings(schema)])
+
+
+def _sections() -> dict[str, type[Section]]:
+    """Sections of the two config files that are no choice of the catalog, and the files themselves."""
+    found: dict[str, type[Section]] = {"run": FederatedRun, "distill": Distillation}
+    for schema in (FederatedRun, Distillation):
+        for key, field in schema.model_fields.items():
+            for kind in (field.annotation, *get_args(field.annotation)):
+                if isinstance(kind, type) and issubclass(kind, Section) and kind is not Section:
+                    found[key] = kind
+    return found
+
+
+def _settings(schema: type[Section]) -> list[str]:
+    lines = ["Settings"]
     for key, field in schema.model_fields.items():
         lines.append(f"  {key} = {_default(field.get_default(call_default_factory=True))}")
         if field.description:
             lines.append(f"      {field.description}")
-    return "\n".join(lines)
+    return lines
 
 
 def _default(value: Any) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from fedsim.build import Parts, check
+from fedsim.build import Parts, check, own_code
 from fedsim.console import Terminal
 from fedsim.distillation import distill
 from fedsim.report.html import write_report
@@ -30,12 +30,12 @@ def execute(config: Experiment, out: Path, *, resume: bool = False, argv: Sequen
     check(parts)
     run = RunDirectory.open(out, config, config.name, config.seed, must_exist=resume)
     with run.lock(), Terminal() as terminal:
-        fingerprint = _same_data(run, parts)
+        inputs = _same_inputs(run, {"data": parts.dataset.fingerprint(), "own_code": own_code(config)})
         if run.finished:
             terminal.say(f"{run.path} is finished already")
             _finish(run, terminal)
             return run.path
-        facts = _begin(run, manifest(config, config.compute.device, list(argv)) | {"data": fingerprint}, terminal)
+        facts = _begin(run, manifest(config, config.compute.device, list(argv)) | inputs, terminal)
         parts.split.save(run.path / "split.npz")
         run.write_json("result", _work(run, parts, terminal, facts))
         _finish(run, terminal)
@@ -51,6 +51,7 @@ def _begin(run: RunDirectory, facts: dict[str, Any], terminal: Terminal) -> dict
         terminal.say(
             "warning: the run was begun under other versions (manifest.json): its hash may not be reproducible"
         )
+    before.pop("error", None)
     facts = before | {"status": "running", "sessions": sessions}
     run.write_json("manifest", facts)
     return facts
@@ -84,17 +85,18 @@ def _work(run: RunDirectory, parts: Parts, terminal: Terminal, facts: dict[str, 
     return result | {"wall_seconds": round(elsewhere + time.monotonic() - started, 1)}
 
 
-def _same_data(run: RunDirectory, parts: Parts) -> str:
-    """Refuse to continue a run on images that changed since it began."""
-    fingerprint = parts.dataset.fingerprint()
-    if (run.path / "manifest.json").is_file():
-        before = run.read_json("manifest").get("data")
-        if before != fingerprint:
-            raise UserError(
-                f"{run.path} was begun on other images (fingerprint {before}, now {fingerprint}); "
-                "restore the data, or give another --out"
-            )
-    return fingerprint
+def _same_inputs(run: RunDirectory, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Refuse to continue a run on images, or on code of the user's own, that changed since it began."""
+    before = run.read_json("manifest") if (run.path / "manifest.json").is_file() else inputs
+    if before.get("data") != inputs["data"]:
+        raise UserError(
+            f"{run.path} was begun on other images (fingerprint {before.get('data')}, now {inputs['data']}); "
+            "restore the data, or give another --out"
+        )
+    changed = [name for name, code in inputs["own_code"].items() if before.get("own_code", {}).get(name) != code]
+    if changed:
+        raise UserError(f"the file of {changed[0]} changed since {run.path} began; give another --out or name=…")
+    return inputs
 
 
 def summary(result: dict[str, Any]) -> list[str]:
@@ -106,9 +108,9 @@ def summary(result: dict[str, Any]) -> list[str]:
         lines.append(f"  control {name}: {control['accuracy']:.4f}")
     if result["synthetic_images"]:
         made, real = result["synthetic_images"], result["real_images"]
-        lines.append(f"  {made} synthetic for {real} real images ({made / real:.3f} each)")
+        lines.append(f"  {made} synthetic for {real} real images ({made / real:.3g} each)")
         if (released := result.get("synthetic_images_released", made)) > made:
-            lines[-1] += f" a round, {released} released in all ({released / real:.3f} each)"
+            lines[-1] += f" a round, {released} released in all ({released / real:.3g} each)"
     if result.get("uplink_bytes"):
         lines.append(f"  uplink {result['uplink_bytes']:,} bytes, downlink {result['downlink_bytes']:,} bytes")
         lines.append(f"  {result['clients_failed']} clients failed, {result['uploads_rejected']} uploads rejected")

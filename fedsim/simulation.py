@@ -36,6 +36,9 @@ def simulate(run: RunDirectory, parts: Parts, terminal: Terminal) -> dict[str, A
     _warn_small(terminal, parts)
     if (stored := run.last_round()) is not None:
         terminal.say(f"resuming after round {stored[0]}")
+    following = stored[0] + 1 if stored is not None else 1
+    if kept := len(list(run.path.glob(f"clients/*/round_{following:03d}/upload.safetensors"))):
+        terminal.say(f"{kept} uploads of round {following} are kept")
     state, records = _rounds(run, parts, on_val, terminal)
     before = sum(record.seconds for record in records[: stored[0]]) if stored is not None else 0.0
     controls: dict[str, Any] = {}

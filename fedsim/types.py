@@ -13,6 +13,10 @@ else:  # torch takes a second to import, and the catalog and its errors do witho
 """Parameters and buffers of one network by their dotted name, as in `state_dict()`."""
 
 
+class RunFailed(RuntimeError):  # noqa: N818 - says what happened to the run
+    """The run cannot go on though the input was right: exit code 1."""
+
+
 class UserError(ValueError):
     """The input is wrong, not the program.
 

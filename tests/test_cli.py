@@ -109,7 +109,7 @@ def test_a_run_that_fails_says_why_and_exits_with_1(capsys):
     words = ["run", "tiny.yaml", "faults=[{name: nan, client: 1}]", "participation.min_replies=2"]
     assert main(words) == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("fedsim: RunFailed: round 1: 1 of 2 uploads were usable")
+    assert last.startswith("fedsim: the run failed: round 1: 1 of 2 uploads were usable")
     (facts,) = Path("runs").rglob("manifest.json")
     assert json.loads(facts.read_text())["status"] == "failed"
 

@@ -9,6 +9,7 @@ import pytest
 from pydantic_core import PydanticUndefined
 
 from fedsim import catalog
+from fedsim.cli import main
 from fedsim.describe import describe
 from fedsim.types import UserError
 
@@ -43,3 +44,11 @@ def test_defaults_that_are_sections_are_written_out():
 def test_an_unknown_name():
     with pytest.raises(UserError, match=r"unknown name 'fedmd' \(did you mean 'feddm'\?\); fedsim list KIND"):
         describe("fedmd")
+
+
+def test_sections_of_the_config_files_are_described_too(capsys):
+    assert main(["describe", "participation"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("section participation")
+    assert "timeout = 600.0" in said
+    assert "Seconds one client may work on one round." in said

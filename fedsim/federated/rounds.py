@@ -22,6 +22,7 @@ from fedsim.federated.base import Algorithm, Broadcast, ServerState, Setting, Up
 from fedsim.federated.messages import Contract, Rejected, payload_bytes, read_upload, write_broadcast
 from fedsim.runs import RunDirectory
 from fedsim.seeding import Streams
+from fedsim.types import RunFailed
 
 
 class Participation(Section):
@@ -33,10 +34,6 @@ class Participation(Section):
     """Usable uploads a round needs; with fewer the run fails."""
     timeout: float = Field(default=600.0, gt=0)
     """Seconds one client may work on one round."""
-
-
-class RunFailed(RuntimeError):  # noqa: N818 - says what happened to the run
-    """The run cannot go on though the input was right: exit code 1."""
 
 
 @runtime_checkable
