@@ -191,10 +191,6 @@ TABLE = [
     ),
     Reduction("fedavg", "identical clients → one of them", lambda: fedavg([0, 0, 0]), central_sgd, 1e-6),
     Reduction("training", "chunk of a batch → whole batches", lambda: fitted(chunk=4), fitted, 0),
-    Reduction(
-        "training", "penalty 0 → none",
-        lambda: fitted(penalty=lambda: torch.zeros((), requires_grad=True)), fitted, 0,
-    ),
 ]  # fmt: skip
 
 
