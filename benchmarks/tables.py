@@ -127,7 +127,9 @@ def page() -> str:
                   "class, three rounds. One upload holds a third as many images as its client has real ones: here the "
                   "control is nearly the whole data set."),
         federated("FedDM on MNIST, Dirichlet 0.5", "mnist_feddm", feddm.format(dirichlet, "ten")),
-        federated("FedDM on MNIST, Dirichlet 0.5, one image per class", "mnist_feddm_ipc1", feddm.format(dirichlet, "one")),
+        federated("FedDM on MNIST, Dirichlet 0.5, one image per class", "mnist_feddm_ipc1", feddm.format(dirichlet, "one") + " The "
+                  "control is the better set already after round 1: ten clients' synthetic images of a class are near copies of its "
+                  "mean (mean pairwise cosine of pixels 0.76), as many random real ones are not (0.53)."),
         fedavg("FedAvg on MNIST, Dirichlet 0.5", "mnist_fedavg", grid),
         federated("FedDM on MNIST, two classes per client", "mnist_feddm_2classes", feddm.format(two, "ten")),
         fedavg("FedAvg on MNIST, two classes per client", "mnist_fedavg_2classes", grid),
