@@ -116,7 +116,7 @@ def _source(group: str, found: dict[str, dict[str, Any]]) -> str:
 
 def page() -> str:
     """The whole of docs/results.md."""
-    feddm = "Ten clients, {}, noise start, {} images per class, ConvNet-3 of width 32, three rounds; hard labels, test once."
+    feddm = "Ten clients, {}, noise start, {} per class, ConvNet-3 of width 32, three rounds; hard labels, test once."
     grid = "The same clients and rounds, SGD without momentum, no augmentation (FedDM's server has DSA). Learning rate and epochs are chosen on val after round 3; the test figure is read for the choice only."
     dirichlet, two = "Dirichlet 0.5", "two classes per client"
     return "\n".join([
@@ -126,12 +126,12 @@ def page() -> str:
         federated("FedDM on digits (`make demo`)", "digits_feddm", "Ten clients, Dirichlet 0.5, noise start, five images per "
                   "class, three rounds. One upload holds a third as many images as its client has real ones: here the "
                   "control is nearly the whole data set."),
-        federated("FedDM on MNIST, Dirichlet 0.5", "mnist_feddm", feddm.format(dirichlet, "ten")),
-        federated("FedDM on MNIST, Dirichlet 0.5, one image per class", "mnist_feddm_ipc1", feddm.format(dirichlet, "one") + " The "
+        federated("FedDM on MNIST, Dirichlet 0.5", "mnist_feddm", feddm.format(dirichlet, "ten images")),
+        federated("FedDM on MNIST, Dirichlet 0.5, one image per class", "mnist_feddm_ipc1", feddm.format(dirichlet, "one image") + " The "
                   "control is the better set already after round 1: ten clients' synthetic images of a class are near copies of its "
                   "mean (mean pairwise cosine of pixels 0.76), as many random real ones are not (0.53)."),
         fedavg("FedAvg on MNIST, Dirichlet 0.5", "mnist_fedavg", grid),
-        federated("FedDM on MNIST, two classes per client", "mnist_feddm_2classes", feddm.format(two, "ten")),
+        federated("FedDM on MNIST, two classes per client", "mnist_feddm_2classes", feddm.format(two, "ten images")),
         fedavg("FedAvg on MNIST, two classes per client", "mnist_fedavg_2classes", grid),
         distillation("Distribution Matching on MNIST, ten images per class", "mnist_dm", "All 60,000 images, ConvNet-3-128, "
                      "noise start, a pool of 30 networks, DSA while condensing and while evaluating (500 epochs). Published: "
