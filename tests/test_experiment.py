@@ -83,19 +83,20 @@ def test_a_finished_run_is_skipped(tmp_path, capsys):
     assert after == before
 
 
-@pytest.mark.parametrize("after", [0.05, 0.6, 1.2])
-def test_kill_minus_nine_after_round_one_and_resume_ends_with_the_same_hash(tmp_path, capsys, undisturbed, after):
+@pytest.mark.parametrize(
+    "moment", ["checkpoints/round_0001.safetensors", "clients/*/round_002/upload*", "clients/*/round_003/upload*"]
+)
+def test_kill_minus_nine_after_round_one_and_resume_ends_with_the_same_hash(tmp_path, capsys, undisturbed, moment):
     words = ["run", str(CONFIG), *QUICK, "compute.workers=2", "--out", str(tmp_path)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         [sys.executable, "-m", "fedsim", *words], stderr=subprocess.DEVNULL, env=environment
     ) as process:
         deadline = time.monotonic() + 90
-        while not list(tmp_path.glob("*/*/checkpoints/round_0001.safetensors")):
-            assert time.monotonic() < deadline, "round 1 was never stored"
+        while not list(tmp_path.glob(f"*/*/{moment}")):
+            assert time.monotonic() < deadline, "the moment to kill it never came"
             assert process.poll() is None, "the run ended before it could be killed"
             time.sleep(0.02)
-        time.sleep(after)
         process.send_signal(signal.SIGKILL)
     (run,) = tmp_path.glob("*/*")
     assert not (run / "result.json").exists(), "killed too late to test anything"
