@@ -138,7 +138,7 @@ def test_partial_participation_asks_a_different_share_each_round(tmp_path, capsy
 
 
 def test_an_interrupt_saves_the_state_and_exits_with_130(tmp_path):
-    words = ["run", str(CONFIG), *QUICK, "--out", str(tmp_path)]
+    words = ["run", str(CONFIG), *QUICK, "rounds=200", "--out", str(tmp_path)]  # it is never over before the signal
     command = [sys.executable, "-m", "fedsim", *words]
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
