@@ -20,6 +20,7 @@ from fedsim.config import Section
 from fedsim.data.synthetic import SyntheticSet
 from fedsim.data.transforms import Normalise
 from fedsim.distill.real import RealImages
+from fedsim.models.execution import Runner
 from fedsim.models.functional import state
 from fedsim.models.network import Network
 from fedsim.runs import load_tensors, save_tensors
@@ -35,18 +36,21 @@ class Task:
     """The owner's images; hands out class sums, means and batches, nothing else."""
     budget: Int64[Tensor, "k"]
     """Synthetic images of each class; 0 where the owner has none."""
-    network: Network
-    """Template of the architecture; its weights are never used, only its form."""
+    runner: Runner
+    """A network of the architecture that weights are copied into, and how it is run; its own weights are never used."""
     normalise: Normalise
     """Bytes to network input."""
     classes: tuple[str, ...]
     """Class names."""
     start: Params | None = None
     """w_r, the weights that networks are drawn around; None outside a federation."""
-    chunk: int = 0
-    """Images per forward pass; 0 is all at once."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     """Where images and networks live."""
+
+    @property
+    def network(self) -> Network:
+        """Template of the architecture."""
+        return self.runner.network
 
     @property
     def num_classes(self) -> int:
@@ -73,6 +77,27 @@ class Task:
         return state(self.network)
 
 
+@dataclass(frozen=True)
+class Passes:
+    """Images through a network: the unit of what a method costs."""
+
+    forward: float = 0.0
+    """Forward alone."""
+    backward: float = 0.0
+    """Forward and backward."""
+
+    def __add__(self, other: Passes) -> Passes:
+        return Passes(self.forward + other.forward, self.backward + other.backward)
+
+    def times(self, factor: float) -> Passes:
+        """So often."""
+        return Passes(self.forward * factor, self.backward * factor)
+
+    def flops(self, each: float) -> float:
+        """Operations, `each` per image and forward pass; a backward pass costs two forward ones."""
+        return each * (self.forward + 3 * self.backward)
+
+
 @runtime_checkable
 class Distiller(Protocol):
     """A condensation method. `Artifacts` and `State` are the method's own dataclasses of tensors."""
@@ -96,6 +121,10 @@ class Distiller(Protocol):
 
     def result(self, task: Task, state: Any) -> SyntheticSet:
         """The set that the state stands for, in bytes."""
+        ...
+
+    def passes(self, counts: Int64[Tensor, "k"]) -> Passes:
+        """What condensing an owner with that many images per class costs."""
         ...
 
 

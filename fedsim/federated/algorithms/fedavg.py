@@ -20,8 +20,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from flwr.app import ArrayRecord, MetricRecord, RecordDict
 from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
+from torch import Tensor
 
 from fedsim.config import Section
+from fedsim.distill.base import Passes
 from fedsim.federated.base import Broadcast, ClientView, ServerState, Setting, Upload, network_with
 from fedsim.models.functional import state
 from fedsim.seeding import Streams
@@ -75,7 +77,7 @@ class FedAvg:
             setting.normalise,
             self.config.local,
             generator,
-            chunk=setting.chunk,
+            execution=setting.execution,
             progress=log,
         )
         weights = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
@@ -110,3 +112,7 @@ class FedAvg:
     def budget(self, setting: Setting) -> int:
         """No images are uploaded."""
         return 0
+
+    def passes(self, counts: Sequence[Tensor]) -> tuple[Passes, Passes]:
+        """E epochs over every client's images; averaging passes none."""
+        return Passes(backward=self.config.local.epochs * sum(int(one.sum()) for one in counts)), Passes()

@@ -30,10 +30,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
+from torch import Tensor
 
 from fedsim.config import Section
 from fedsim.data.synthetic import union
-from fedsim.distill.base import Distiller, Task, condense
+from fedsim.distill.base import Distiller, Passes, Task, condense
 from fedsim.distill.networks import radius_of
 from fedsim.distill.real import RealImages
 from fedsim.federated.base import Broadcast, ClientView, ServerState, Setting, Upload, network_with
@@ -83,11 +84,10 @@ class FedDM:
         task = Task(
             real=real,
             budget=real.counts.clamp(max=self.method_config.ipc),
-            network=setting.fresh(streams.generator("template")),
+            runner=setting.runner(),
             normalise=setting.normalise,
             classes=setting.classes,
             start={name: value.to(setting.device) for name, value in broadcast.weights.items()},
-            chunk=setting.chunk,
             device=setting.device,
         )
         iterations = self.method_config.iterations
@@ -120,7 +120,7 @@ class FedDM:
             setting.normalise,
             self.train,
             streams.generator(),
-            chunk=setting.chunk,
+            execution=setting.execution,
             progress=log,
         )
         weights = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
@@ -134,6 +134,12 @@ class FedDM:
     def budget(self, setting: Setting) -> int:
         """Images per class."""
         return int(self.method_config.ipc)
+
+    def passes(self, counts: Sequence[Tensor]) -> tuple[Passes, Passes]:
+        """Every client's condensation, and the server's epochs over what they upload."""
+        clients = sum((self.method.passes(one) for one in counts), Passes())
+        images = sum(int(one.clamp(max=self.method_config.ipc).sum()) for one in counts)
+        return clients, Passes(backward=self.train.epochs * images)
 
     def _step(self, network: torch.nn.Module, before: Params, after: Params) -> dict[str, float]:
         """‖w_{r+1} − w_r‖, and as a multiple of ρ: beyond 1 the server left the ball the clients matched in."""
