@@ -21,7 +21,7 @@ from fedsim.distill.networks import (
     Radius,
     perturb,
 )
-from fedsim.models.functional import flatten, trainable_names
+from fedsim.models.functional import flatten, trainable_names, unflatten
 from fedsim.seeding import stream
 from fedsim.types import Params, UserError
 from tests.reference import dm as reference
