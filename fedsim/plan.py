@@ -10,6 +10,7 @@ import torch
 from fedsim.build import Parts, check
 from fedsim.config import to_yaml
 from fedsim.federated.base import Broadcast
+from fedsim.federated.blocks import node_count
 from fedsim.federated.messages import payload_bytes, write_broadcast
 from fedsim.models.functional import state
 from fedsim.models.network import Network
@@ -61,7 +62,7 @@ def _federated(parts: Parts, config: FederatedRun, network: Network, forward: fl
         algorithm: Any = config.algorithm
         seconds = algorithm.local.epochs * len(parts.split.train) * (forward + backward)
         server = 0.0
-    workers = min(config.compute.workers, len(clients))
+    workers = min(config.compute.workers, node_count(len(clients), config.participation.per_node))
     wall = config.rounds * config.participation.fraction * (seconds / workers + server)
     return [
         f"# {len(clients)} clients, {images} synthetic images a round at full participation",

@@ -13,6 +13,7 @@ from fedsim.console import Terminal
 from fedsim.data.partition import cells
 from fedsim.distill.coresets.random import Config as RandomConfig
 from fedsim.federated.base import ClientView, ServerState, network_with
+from fedsim.federated.blocks import node_count
 from fedsim.federated.local_grid import LocalGrid, run_local
 from fedsim.federated.messages import Contract
 from fedsim.federated.rounds import RoundRecord, Server, run_rounds
@@ -81,7 +82,7 @@ def _rounds(run: RunDirectory, parts: Parts, on_val: Val, terminal: Terminal) ->
         "fedsim.app:client_app",
         run_config,
         {"store": str((run.path / "clients").resolve())},
-        clients=len(parts.split.client),
+        nodes=node_count(len(parts.split.client), config.participation.per_node),
         workers=config.compute.workers,
         threads=config.compute.threads,
         timeout=config.participation.timeout,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -18,6 +19,7 @@ from fedsim.data.images import Images
 from fedsim.data.synthetic import SyntheticSet
 from fedsim.data.transforms import Normalise
 from fedsim.distill.base import Log
+from fedsim.models.functional import model_sha256
 from fedsim.models.network import Network
 from fedsim.seeding import Streams
 from fedsim.types import Params
@@ -69,7 +71,12 @@ class Broadcast:
     round: int
     """r, from 1."""
     weights: Params
-    """w_r."""
+    """w_r; read only: the clients of a node share them."""
+
+    @cached_property
+    def sha256(self) -> str:
+        """Fingerprint of the weights."""
+        return model_sha256(self.weights)
 
 
 @dataclass(frozen=True)
@@ -117,7 +124,7 @@ class Algorithm(Protocol):
         ...
 
     def broadcast(self, state: ServerState, clients: Sequence[int]) -> Mapping[int, Broadcast]:
-        """What each of `clients` is sent."""
+        """What each of `clients` is sent; the same object where it is the same, so that it travels once."""
         ...
 
     def client(self, view: ClientView, broadcast: Broadcast, streams: Streams) -> Upload:

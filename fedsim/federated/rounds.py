@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,8 +18,9 @@ from flwr.serverapp import Grid
 from pydantic import Field
 
 from fedsim.config import Section
-from fedsim.federated.base import Algorithm, Broadcast, ServerState, Setting, Upload
-from fedsim.federated.messages import Contract, Rejected, payload_bytes, read_upload, write_broadcast
+from fedsim.federated.base import Algorithm, ServerState, Setting, Upload
+from fedsim.federated.blocks import Envelopes, read_answer
+from fedsim.federated.messages import Contract, Rejected, failure, payload_bytes, read_upload, write_failure
 from fedsim.runs import RunDirectory
 from fedsim.seeding import Streams
 from fedsim.types import RunFailed
@@ -33,7 +34,10 @@ class Participation(Section):
     min_replies: int = Field(default=1, ge=1)
     """Usable uploads a round needs; with fewer the run fails."""
     timeout: float = Field(default=600.0, gt=0)
-    """Seconds one client may work on one round."""
+    """Seconds one client may work on one round; a node has as many times that as it was asked for clients."""
+    per_node: int = Field(default=1, ge=1)
+    """Clients that one Flower node serves, a contiguous block, in one message per round; no influence on the result.
+    A client that raises fails alone; one that hangs, or kills its process, takes those asked of its node along."""
 
 
 @runtime_checkable
@@ -97,8 +101,7 @@ def run_rounds(grid: Grid, server: Server) -> tuple[ServerState, list[RoundRecor
         chosen = sample(server.available, server.participation.fraction, streams)
         server.console.round_started(number, server.rounds, chosen)
         record = RoundRecord(number, chosen)
-        broadcasts = server.algorithm.broadcast(state, chosen)
-        uploads = collect(grid, server, {client: nodes[client] for client in chosen}, broadcasts, record)
+        uploads = collect(grid, server, nodes, state, record)
         if len(uploads) < server.participation.min_replies:
             server.run.write_json("rounds", {"records": [asdict(entry) for entry in (*records, record)]})
             raise RunFailed(_too_few(record, server.participation.min_replies))
@@ -124,7 +127,7 @@ def sample(available: Sequence[int], fraction: float, streams: Streams) -> list[
 
 
 def discover(grid: Grid, server: Server) -> dict[int, int]:
-    """Partition id → node id, as the nodes themselves say."""
+    """Number of a block of clients → node id, as the nodes themselves say."""
     asks = [Message(RecordDict(), node, f"{MessageType.QUERY}.identify") for node in grid.get_node_ids()]
     nodes: dict[int, int] = {}
     for reply in grid.send_and_receive(asks, timeout=server.participation.timeout):
@@ -132,46 +135,64 @@ def discover(grid: Grid, server: Server) -> dict[int, int]:
             partition = reply.content.config_records["identity"]["partition-id"]
             assert isinstance(partition, int)
             nodes[partition] = reply.metadata.src_node_id
-    if missing := sorted(set(server.available) - nodes.keys()):
+    needed = {client // server.participation.per_node for client in server.available}
+    if missing := sorted(needed - nodes.keys()):
         raise RunFailed(f"no node serves partition {', '.join(map(str, missing[:5]))}; {len(nodes)} nodes answered")
     return nodes
 
 
-def collect(grid: Grid, server: Server, nodes: dict[int, int], broadcasts: Any, record: RoundRecord) -> list[Upload]:
-    """Send the broadcasts, wait for every reply or error, check each; usable uploads ordered by client."""
-    messages, owner = [], {}
-    for client, node in nodes.items():
-        content = write_broadcast(broadcasts[client])
-        record.downlink_bytes[client] = payload_bytes(content)
-        messages.append(Message(content, node, MessageType.TRAIN, group_id=str(record.round)))
-    for identity, client in zip(grid.push_messages(messages), nodes, strict=True):
-        owner[identity] = client
+def collect(
+    grid: Grid, server: Server, nodes: Mapping[int, int], state: ServerState, record: RoundRecord
+) -> list[Upload]:
+    """Send the broadcasts, wait for every reply or error, check each upload; usable ones ordered by client."""
+    broadcasts = server.algorithm.broadcast(state, record.asked)
+    owners = _send(grid, server, nodes, Envelopes(broadcasts), record)
     uploads: dict[int, Upload] = {}
-    while owner:
-        for reply in grid.pull_messages(list(owner)):
-            client = owner.pop(reply.metadata.reply_to_message_id)
-            upload = _receive(server, client, broadcasts[client], reply, record)
-            if upload is not None:
-                uploads[client] = upload
+    while owners:
+        for reply in grid.pull_messages(list(owners)):
+            for client in owners.pop(reply.metadata.reply_to_message_id):
+                upload = _receive(server, client, record, _content(reply, client))
+                if upload is not None:
+                    uploads[client] = upload
     record.responders = sorted(uploads)
-    return [uploads[client] for client in sorted(uploads)]
+    return [uploads[client] for client in record.responders]
 
 
-def _receive(server: Server, client: int, broadcast: Broadcast, reply: Message, record: RoundRecord) -> Upload | None:
-    if reply.has_error():
-        record.failed[client] = " ".join(str(reply.error.reason).split())[:300]
-        server.console.client_done(client, f"failed: {record.failed[client]}")
+def _send(
+    grid: Grid, server: Server, nodes: Mapping[int, int], envelopes: Envelopes, record: RoundRecord
+) -> dict[str, list[int]]:
+    """One message per node that serves asked clients; returns message id → its clients."""
+    blocks: dict[int, list[int]] = {}
+    for client in record.asked:
+        blocks.setdefault(nodes[client // server.participation.per_node], []).append(client)
+        record.downlink_bytes[client] = envelopes.size(client)
+    messages = [
+        Message(envelopes.write(clients), node, MessageType.TRAIN, group_id=str(record.round))
+        for node, clients in blocks.items()
+    ]
+    return dict(zip(grid.push_messages(messages), blocks.values(), strict=True))
+
+
+def _content(reply: Message, client: int) -> RecordDict:
+    """What a reply holds of one client; where its whole node failed, that it failed."""
+    return read_answer(reply.content, client) if reply.has_content() else write_failure(str(reply.error.reason))
+
+
+def _receive(server: Server, client: int, record: RoundRecord, content: RecordDict) -> Upload | None:
+    if (reason := failure(content)) is not None:
+        record.failed[client] = reason
+        server.console.client_done(client, f"failed: {reason}")
         return None
-    record.uplink_bytes[client] = payload_bytes(reply.content)
+    record.uplink_bytes[client] = payload_bytes(content)
     try:
-        upload = read_upload(reply.content, client, broadcast.round, server.contract)
-    except Rejected as reason:
-        record.rejected[client] = str(reason)
-        server.console.client_done(client, f"rejected: {reason}")
+        upload = read_upload(content, client, record.round, server.contract)
+    except Rejected as verdict:
+        record.rejected[client] = str(verdict)
+        server.console.client_done(client, f"rejected: {verdict}")
         return None
     record.losses[client] = list(upload.losses)
     if upload.synthetic is not None:
-        path = server.run.path / "synthetic" / f"round_{broadcast.round:03d}" / f"client_{client:04d}.safetensors"
+        path = server.run.path / "synthetic" / f"round_{record.round:03d}" / f"client_{client:04d}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         described = upload.synthetic.provenance | {"config": server.run.path.name}
         replace(upload.synthetic, provenance=described).save(path)

@@ -54,7 +54,7 @@ class FedAvg:
 
     def broadcast(self, state: ServerState, clients: Sequence[int]) -> Mapping[int, Broadcast]:
         """w_r to everyone."""
-        return {client: Broadcast(state.round + 1, state.weights) for client in clients}
+        return dict.fromkeys(clients, Broadcast(state.round + 1, state.weights))
 
     def client(self, view: ClientView, broadcast: Broadcast, streams: Streams) -> Upload:
         """E epochs from w_r."""

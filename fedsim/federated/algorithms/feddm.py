@@ -74,7 +74,7 @@ class FedDM:
 
     def broadcast(self, state: ServerState, clients: Sequence[int]) -> Mapping[int, Broadcast]:
         """w_r to everyone."""
-        return {client: Broadcast(state.round + 1, state.weights) for client in clients}
+        return dict.fromkeys(clients, Broadcast(state.round + 1, state.weights))
 
     def client(self, view: ClientView, broadcast: Broadcast, streams: Streams) -> Upload:
         """ClientUpdate(k, w_r): condense the classes that are there."""
