@@ -50,6 +50,7 @@ def train(message: Message, context: Context) -> Message:
         store=Path(str(store)) if store else None,
         checkpoint_every=config.checkpoint_every,
         faults=config.faults,
+        forget=config.transcript == "none",
     )
     return Message(serve(node, read_broadcasts(message.content)), reply_to=message)
 

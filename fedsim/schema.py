@@ -16,6 +16,7 @@ from fedsim.data.split import AuditConfig
 from fedsim.federated.faults import Fault
 from fedsim.federated.messages import UploadLimits
 from fedsim.federated.rounds import Participation
+from fedsim.federated.transcript import Mode
 from fedsim.training.evaluate import EvaluationConfig
 from fedsim.training.train import TrainConfig
 from fedsim.types import UserError
@@ -79,6 +80,9 @@ class FederatedRun(Experiment):
     """Who is asked, how long, how many must answer."""
     upload_limits: UploadLimits = UploadLimits()
     """What an upload may hold."""
+    transcript: Mode = "uploads"
+    """What is kept of what travelled: `uploads`, `all` (broadcasts too, each distinct one once), or `none` (nothing but
+    what a resumed run needs)."""
     controls: Controls = Controls()
     """Which controls are run."""
     faults: tuple[Fault, ...] = Field(default=(), strict=False)

@@ -9,6 +9,7 @@ there. Half-done condensations are kept by the driver in the same folder.
 from __future__ import annotations
 
 import os
+import shutil
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ class Node:
     checkpoint_every: float = 30.0
     """Seconds between two checkpoints of half-done work."""
     faults: Sequence[Fault] = ()
+    forget: bool = False
+    """Drop a client's folders of earlier rounds when it is asked for the next: their uploads arrived."""
 
     def folder(self, client: int, round_number: int) -> Path | None:
         """A client's own folder for one round."""
@@ -75,6 +78,8 @@ def answer(node: Node, client: int, broadcast: Broadcast) -> RecordDict:
 
 def _work(node: Node, client: int, broadcast: Broadcast) -> Upload:
     folder = node.folder(client, broadcast.round)
+    if folder is not None and node.forget:
+        _forget(folder.parent, broadcast.round)
     upload = _stored(folder, client, broadcast, node.setting) if folder is not None else None
     if upload is None:
         view = _view(node, client, folder)
@@ -83,6 +88,13 @@ def _work(node: Node, client: int, broadcast: Broadcast) -> Upload:
         if folder is not None:
             _keep(folder, upload, broadcast.sha256)
     return upload
+
+
+def _forget(folder: Path, before: int) -> None:
+    """Drop a client's folders of the rounds before this one."""
+    for old in folder.glob("round_*"):
+        if int(old.name.removeprefix("round_")) < before:
+            shutil.rmtree(old)
 
 
 def _view(node: Node, client: int, folder: Path | None) -> ClientView:

@@ -25,7 +25,7 @@ from fedsim.data.images import Dataset, Images
 from fedsim.data.partition import cells
 from fedsim.data.split import Split
 from fedsim.data.synthetic import SyntheticSet
-from fedsim.federated.rounds import RoundRecord
+from fedsim.federated.record import RoundRecord
 from fedsim.runs import RunDirectory
 from fedsim.schema import Distillation, FederatedRun
 from fedsim.types import UserError

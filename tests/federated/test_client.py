@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +190,11 @@ def test_a_client_that_raises_fails_alone() -> None:
     for client in (0, 2):
         assert failure(read_answer(together, client)) is None
         assert read(read_answer(together, client), algorithm, client=client).synthetic is not None
+
+
+def test_a_client_told_to_forget_drops_what_arrived_in_earlier_rounds(tmp_path: Path) -> None:
+    algorithm = feddm()
+    for number in (2, 3):
+        broadcast = Broadcast(number, algorithm.init(reference.setting()).weights)
+        answer(replace(node(algorithm, tmp_path), forget=True), 1, broadcast)
+        assert [path.name for path in (tmp_path / "client_0001").iterdir()] == [f"round_{number:03d}"]

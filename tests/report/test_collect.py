@@ -11,7 +11,7 @@ import torch
 from fedsim.build import Parts
 from fedsim.data.images import Images
 from fedsim.data.synthetic import SyntheticSet
-from fedsim.federated.rounds import RoundRecord
+from fedsim.federated.record import RoundRecord
 from fedsim.report.collect import class_means, collect, incomparable
 from fedsim.runs import RunDirectory, manifest
 from fedsim.schema import FederatedRun, resolve

@@ -21,18 +21,19 @@ Differs condensation is any method of the catalog (`method`), by default `dm` wi
         tenth after half the epochs unless `server.schedule: constant`. Beside its set a client reveals its number of
         images, its loss every 25 steps and, through min(ipc, n_c), the sizes of its smallest classes.
 Reduces `method: random` is the control that uploads real images; one client, R = 1 is Distribution Matching around w_0.
-Cost    per round T condensation steps at every client and the server's epochs over Σ_k |S_k| images.
+Cost    per round T condensation steps at every client and the server's epochs over Σ_k |S_k| images, which the server
+        holds as bytes; uploads are mapped one at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, overload
 
 import torch
 
 from fedsim.config import Section
-from fedsim.data.synthetic import union
+from fedsim.data.synthetic import SyntheticSet, union
 from fedsim.distill.base import Distiller, Task, condense
 from fedsim.distill.networks import radius_of
 from fedsim.distill.real import RealImages
@@ -47,6 +48,27 @@ class Config(Section):
     """FedDM has no settings beside those of `method` and `server`."""
 
     name: Literal["feddm"] = "feddm"
+
+
+class Sets(Sequence[SyntheticSet]):
+    """The synthetic sets of lazy uploads, as lazy as these."""
+
+    def __init__(self, uploads: Sequence[Upload]) -> None:
+        self._uploads = uploads
+
+    def __len__(self) -> int:
+        return len(self._uploads)
+
+    @overload
+    def __getitem__(self, index: int) -> SyntheticSet: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sets: ...
+    def __getitem__(self, index: int | slice) -> SyntheticSet | Sets:
+        if isinstance(index, slice):
+            return Sets(self._uploads[index])
+        synthetic = self._uploads[index].synthetic
+        assert synthetic is not None, "the contract refuses an upload without a set"
+        return synthetic
 
 
 class FedDM:
@@ -107,7 +129,7 @@ class FedDM:
         self, setting: Setting, state: ServerState, uploads: Sequence[Upload], streams: Streams
     ) -> tuple[ServerState, dict[str, float]]:
         """w_{r+1}: train w_r on the union of the uploads."""
-        images = union([upload.synthetic for upload in uploads if upload.synthetic is not None])
+        images = union(Sets(uploads))
         network = network_with(setting, state.weights)
 
         def log(epoch: int, loss: float) -> None:
