@@ -14,7 +14,8 @@ from flwr.serverapp import Grid, ServerApp
 from fedsim.build import Parts
 from fedsim.config import parse_yaml, validate
 from fedsim.federated.blocks import addressed, clients_of, read_broadcasts
-from fedsim.federated.client import Node, serve
+from fedsim.federated.client import Node
+from fedsim.federated.serve import serve
 from fedsim.schema import FederatedRun
 from fedsim.types import UserError
 

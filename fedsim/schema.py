@@ -136,6 +136,8 @@ def _possible(config: Experiment) -> None:
             "method.networks: draws around the server's weights, which a central run does not have; "
             "valid here: fresh, or pool with around: fresh"
         )
+    if isinstance(config, Distillation) and getattr(networks, "shared", False):
+        raise UserError("method.networks.shared: a central run has one owner and nobody to share with; leave it out")
 
 
 def settle(compute: Compute) -> Compute:

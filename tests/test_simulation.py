@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from fedsim.config import merge, parse_yaml
+from fedsim.data.synthetic import SyntheticSet
 from fedsim.experiment import execute
 from fedsim.federated.base import Upload
 from fedsim.schema import FederatedRun, resolve
@@ -77,3 +79,39 @@ def test_the_server_gets_uploads_without_tensors_in_memory(tmp_path: Path, monke
         held = [receipt.upload for receipt in uploads._receipts]
         assert all(isinstance(one, Upload) and one.synthetic is None and one.weights is None for one in held)
         assert [one.client for one in uploads] == [0, 1]
+
+
+SHARED = {"method": {"ipc": 2, "iterations": 4, "networks": {"shared": True, "size": 2}}, "partition": {"clients": 5}}
+
+
+def uploads(folder: Path) -> list[SyntheticSet]:
+    return [SyntheticSet.load(path) for path in sorted((folder / "synthetic").glob("round_001/*.safetensors"))]
+
+
+def test_under_shared_networks_clients_of_a_node_agree_with_clients_alone_to_rounding(tmp_path: Path) -> None:
+    alone, together = (run(tmp_path, participation={"per_node": g}, **SHARED) for g in (1, 3))
+    for one, other in zip(uploads(alone), uploads(together), strict=True):
+        assert torch.equal(one.labels, other.labels)
+        assert int((one.images.int() - other.images.int()).abs().max()) <= 1
+    for key in ("downlink_bytes", "synthetic_images"):
+        assert result(alone)[key] == result(together)[key], key
+
+
+def test_shared_networks_are_those_of_the_round(tmp_path: Path) -> None:
+    """Without sharing, each client has networks of its own: another pool, another result."""
+    method = {**SHARED["method"], "networks": {"shared": False, "size": 2}}
+    one, other = run(tmp_path, **SHARED), run(tmp_path, **{**SHARED, "method": method})
+    assert result(one)["model_sha256"] != result(other)["model_sha256"]
+
+
+def test_a_block_cut_off_between_its_uploads_is_made_again_to_the_same_hash(tmp_path: Path) -> None:
+    folder = run(tmp_path, participation={"per_node": 3}, **SHARED)
+    expected = result(folder)["model_sha256"]
+    for name in (
+        "result.json",
+        "checkpoints/round_0002.safetensors",
+        "clients/client_0001/round_002/upload.safetensors",
+    ):
+        (folder / name).unlink()
+    assert run(tmp_path, participation={"per_node": 3}, **SHARED) == folder
+    assert result(folder)["model_sha256"] == expected

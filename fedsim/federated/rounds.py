@@ -38,8 +38,9 @@ class Participation(Section):
     timeout: float = Field(default=600.0, gt=0)
     """Seconds one client may work on one round; a node has as many times that as it was asked for clients."""
     per_node: int = Field(default=1, ge=1)
-    """Clients that one Flower node serves, a contiguous block, in one message per round; no influence on the result.
-    A client that raises fails alone; one that hangs, or kills its process, takes those asked of its node along."""
+    """Clients that one Flower node serves, a contiguous block in one message per round. No influence on the result
+    (under `method.networks.shared` none but rounding). A client that raises fails alone; one that hangs or kills its
+    process takes those asked of its node along."""
 
 
 @runtime_checkable
