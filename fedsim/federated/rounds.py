@@ -36,7 +36,7 @@ class Participation(Section):
     min_replies: int = Field(default=1, ge=1)
     """Usable uploads a round needs; with fewer the run fails."""
     timeout: float = Field(default=600.0, gt=0)
-    """Seconds one client may work on one round; a node has as many times that as it was asked for clients."""
+    """Seconds one client may work on one round. A node has as many times that as it is asked for clients."""
     per_node: int = Field(default=1, ge=1)
     """Clients that one Flower node serves, a contiguous block in one message per round. No influence on the result
     (under `method.networks.shared` none but rounding). A client that raises fails alone; one that hangs or kills its
