@@ -13,8 +13,9 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedsim.build import Parts
 from fedsim.config import parse_yaml, validate
-from fedsim.federated.client import answer
-from fedsim.federated.messages import read_broadcast
+from fedsim.federated.blocks import addressed, clients_of, read_broadcasts
+from fedsim.federated.client import Node
+from fedsim.federated.serve import serve
 from fedsim.schema import FederatedRun
 from fedsim.types import UserError
 
@@ -27,32 +28,32 @@ SERVE: ContextVar[Callable[[Grid], None] | None] = ContextVar("fedsim_serve", de
 
 @client_app.query("identify")
 def identify(message: Message, context: Context) -> Message:
-    """Say which partition this node serves."""
+    """Say which block of clients this node serves: its partition-id is the block's number."""
     identity = ConfigRecord({"partition-id": int(context.node_config["partition-id"])})
     return Message(RecordDict({"identity": identity}), reply_to=message)
 
 
 @client_app.train()
 def train(message: Message, context: Context) -> Message:
-    """Do a client's part of a round."""
+    """Do the part of a round of every client of this node that is asked."""
     parts = _parts(str(context.run_config["config"]))
     config = parts.config
     assert isinstance(config, FederatedRun)
-    client = int(context.node_config["partition-id"])
+    number = int(context.node_config["partition-id"])
+    block = clients_of(number, len(parts.split.client), config.participation.per_node)
+    if strangers := set(addressed(message.content)) - set(block):
+        raise UserError(f"node {number} was asked for client {min(strangers)}; it serves {block[0]} to {block[-1]}")
     store = context.node_config.get("store")
-    algorithm = parts.algorithm()
-    content = answer(
-        algorithm,
-        parts.setting,
-        parts.images(parts.split.client[client]),
-        client,
-        read_broadcast(message.content),
-        iterations=algorithm.work(),
+    node = Node(
+        algorithm=parts.algorithm(),
+        setting=parts.setting,
+        images=lambda client: parts.images(parts.split.client[client]),
         store=Path(str(store)) if store else None,
         checkpoint_every=config.checkpoint_every,
         faults=config.faults,
+        forget=config.transcript == "none",
     )
-    return Message(content, reply_to=message)
+    return Message(serve(node, read_broadcasts(message.content)), reply_to=message)
 
 
 @server_app.main()

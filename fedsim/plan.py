@@ -8,8 +8,9 @@ import torch
 
 from fedsim.build import Parts, check
 from fedsim.config import to_yaml
-from fedsim.distill.base import Passes
+from fedsim.distill.cost import Passes
 from fedsim.federated.base import Broadcast
+from fedsim.federated.blocks import node_count
 from fedsim.federated.messages import payload_bytes, write_broadcast
 from fedsim.models.functional import state
 from fedsim.models.network import Network
@@ -49,7 +50,7 @@ def _federated(parts: Parts, config: FederatedRun, forward: float, backward: flo
         images = sum(int(count.clamp(max=per_class).sum()) for count in counts)
         up = images * (parts.dataset.train.pixels[0].numel() + 8)
     all_clients, server = (_seconds(passes, forward, backward) for passes in federated(parts))
-    workers = min(config.compute.workers, len(clients))
+    workers = min(config.compute.workers, node_count(len(clients), config.participation.per_node))
     wall = config.rounds * share * (all_clients / workers + server)
     return [
         f"# {len(clients)} clients, {images} synthetic images a round at full participation",

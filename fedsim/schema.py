@@ -16,6 +16,7 @@ from fedsim.data.split import AuditConfig
 from fedsim.federated.faults import Fault
 from fedsim.federated.messages import UploadLimits
 from fedsim.federated.rounds import Participation
+from fedsim.federated.transcript import Mode
 from fedsim.models.execution import Execution, Precision, has_bfloat16
 from fedsim.training.evaluate import EvaluationConfig
 from fedsim.training.train import TrainConfig
@@ -95,6 +96,9 @@ class FederatedRun(Experiment):
     """Who is asked, how long, how many must answer."""
     upload_limits: UploadLimits = UploadLimits()
     """What an upload may hold."""
+    transcript: Mode = "uploads"
+    """What is kept of what travelled: `uploads`, `all` (broadcasts too, each distinct one once), or `none` (nothing but
+    what a resumed run needs)."""
     controls: Controls = Controls()
     """Which controls are run."""
     faults: tuple[Fault, ...] = Field(default=(), strict=False)
@@ -148,6 +152,8 @@ def _possible(config: Experiment) -> None:
             "method.networks: draws around the server's weights, which a central run does not have; "
             "valid here: fresh, or pool with around: fresh"
         )
+    if isinstance(config, Distillation) and getattr(networks, "shared", False):
+        raise UserError("method.networks.shared: a central run has one owner and nobody to share with; leave it out")
 
 
 def settle(compute: Compute) -> Compute:

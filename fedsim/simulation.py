@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,9 +14,12 @@ from fedsim.console import Terminal
 from fedsim.data.partition import cells
 from fedsim.distill.coresets.random import Config as RandomConfig
 from fedsim.federated.base import ClientView, ServerState, network_with
+from fedsim.federated.blocks import node_count
 from fedsim.federated.local_grid import LocalGrid, run_local
 from fedsim.federated.messages import Contract
-from fedsim.federated.rounds import RoundRecord, Server, run_rounds
+from fedsim.federated.record import RoundRecord
+from fedsim.federated.rounds import Server, run_rounds
+from fedsim.federated.transcript import Transcript
 from fedsim.models.functional import model_sha256
 from fedsim.runs import RunDirectory
 from fedsim.schema import FederatedRun
@@ -44,7 +48,8 @@ def simulate(run: RunDirectory, parts: Parts, terminal: Terminal) -> dict[str, A
     controls: dict[str, Any] = {}
     if algorithm.budget(setting) and _config(parts).controls.upload_real_subset:
         controls["upload_real_subset"] = _upload_real_subset(parts, records, on_val, terminal)
-    return _result(parts, state, records, controls) | {"seconds_before": before}
+    found = _result(parts, state, records, controls) | {"transcript": _transcript(run, _config(parts)).size()}
+    return found | {"seconds_before": before}
 
 
 def small_cells(parts: Parts) -> list[list[int]]:
@@ -72,6 +77,7 @@ def _rounds(run: RunDirectory, parts: Parts, on_val: Val, terminal: Terminal) ->
         rounds=config.rounds,
         participation=config.participation,
         contract=Contract.agree(setting, per_class, weights, config.upload_limits),
+        transcript=_transcript(run, config),
         available=[client for client, positions in enumerate(parts.split.client) if len(positions)],
         score=on_val,
         console=terminal,
@@ -81,7 +87,7 @@ def _rounds(run: RunDirectory, parts: Parts, on_val: Val, terminal: Terminal) ->
         "fedsim.app:client_app",
         run_config,
         {"store": str((run.path / "clients").resolve())},
-        clients=len(parts.split.client),
+        nodes=node_count(len(parts.split.client), config.participation.per_node),
         workers=config.compute.workers,
         threads=config.compute.threads,
         timeout=config.participation.timeout,
@@ -93,7 +99,13 @@ def _rounds(run: RunDirectory, parts: Parts, on_val: Val, terminal: Terminal) ->
         run_local(server_app, grid, run_config)
     finally:
         SERVE.reset(token)
+    if config.transcript == "none":
+        shutil.rmtree(run.path / "clients", ignore_errors=True)
     return outcome[0]
+
+
+def _transcript(run: RunDirectory, config: FederatedRun) -> Transcript:
+    return Transcript(run.path, config.transcript, run.path.name)
 
 
 def _upload_real_subset(

@@ -6,7 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fedsim.build import Parts
-from fedsim.distill.base import Passes
+from fedsim.distill.cost import Passes
 from fedsim.models.execution import has_compiler
 from fedsim.models.network import Network
 from fedsim.schema import Compute, FederatedRun

@@ -52,6 +52,16 @@ def test_one_hash_in_another_folder_with_another_number_of_workers(tmp_path, cap
         assert other[key] == undisturbed[key], key
 
 
+@pytest.mark.parametrize("per_node", [3, 20])
+def test_one_hash_however_many_clients_a_node_serves(tmp_path, capsys, undisturbed, per_node):
+    words = [*QUICK, f"participation.per_node={per_node}", "compute.workers=2", "controls.upload_real_subset=false"]
+    run = fedsim(capsys, "run", str(CONFIG), *words, "--out", str(tmp_path))
+    other = result(run)
+    for key in ("model_sha256", "uplink_bytes", "downlink_bytes", "synthetic_images", "accuracy_by_round"):
+        assert other[key] == undisturbed[key], key
+    assert (run / "clients/client_0007/round_003/upload.safetensors").is_file()
+
+
 def test_another_seed_gives_another_hash(tmp_path, capsys, undisturbed):
     run = fedsim(
         capsys,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -19,8 +20,10 @@ from fedsim.config import Section
 from fedsim.data.images import Images
 from fedsim.data.synthetic import SyntheticSet
 from fedsim.data.transforms import Normalise
-from fedsim.distill.base import Log, Passes
+from fedsim.distill.base import Log
+from fedsim.distill.cost import Passes
 from fedsim.models.execution import AS_WRITTEN, Execution, Runner
+from fedsim.models.functional import model_sha256
 from fedsim.models.network import Network
 from fedsim.seeding import Streams
 from fedsim.types import Params
@@ -76,7 +79,12 @@ class Broadcast:
     round: int
     """r, from 1."""
     weights: Params
-    """w_r."""
+    """w_r; read only: the clients of a node share them."""
+
+    @cached_property
+    def sha256(self) -> str:
+        """Fingerprint of the weights."""
+        return model_sha256(self.weights)
 
 
 @dataclass(frozen=True)
@@ -124,7 +132,7 @@ class Algorithm(Protocol):
         ...
 
     def broadcast(self, state: ServerState, clients: Sequence[int]) -> Mapping[int, Broadcast]:
-        """What each of `clients` is sent."""
+        """What each of `clients` is sent; the same object where it is the same, so that it travels once."""
         ...
 
     def client(self, view: ClientView, broadcast: Broadcast, streams: Streams) -> Upload:
@@ -147,6 +155,20 @@ class Algorithm(Protocol):
 
     def passes(self, counts: Sequence[Int64[Tensor, "k"]]) -> tuple[Passes, Passes]:
         """What a round with clients of that many images per class costs: all clients together, and the server."""
+        ...
+
+
+@runtime_checkable
+class Together(Protocol):
+    """An algorithm that can do several clients' part at once, where they share what they draw."""
+
+    @property
+    def together(self) -> bool:
+        """Whether the settings allow it."""
+        ...
+
+    def clients(self, views: Sequence[ClientView], broadcast: Broadcast, streams: Sequence[Streams]) -> list[Upload]:
+        """ClientUpdate(k, w_r) of each; the uploads agree with those of `client` up to rounding."""
         ...
 
 

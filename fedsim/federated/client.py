@@ -6,7 +6,9 @@ there. Half-done condensations are kept by the driver in the same folder.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from flwr.app import RecordDict
@@ -17,66 +19,79 @@ from fedsim.federated.base import Algorithm, Broadcast, ClientView, Setting, Upl
 from fedsim.federated.faults import Fault, before_work, tamper
 from fedsim.federated.messages import write_store_failure, write_upload
 from fedsim.federated.progress import LISTENER
-from fedsim.models.functional import model_sha256
 from fedsim.runs import load_tensors, save_tensors
+from fedsim.seeding import Streams
 from fedsim.types import UserError
 
 
-def answer(
-    algorithm: Algorithm,
-    setting: Setting,
-    images: Images,
-    client: int,
-    broadcast: Broadcast,
-    *,
-    iterations: int,
-    store: Path | None,
-    checkpoint_every: float,
-    faults: Sequence[Fault],
-) -> RecordDict:
-    """The upload of `client` for this broadcast, as records. `iterations` is only for the progress display.
+@dataclass(frozen=True)
+class Node:
+    """What a node needs to answer for any client it serves."""
+
+    algorithm: Algorithm
+    setting: Setting
+    images: Callable[[int], Images]
+    """A client's own training images."""
+    store: Path | None = None
+    """Folder of its clients' folders; None: nothing is kept."""
+    checkpoint_every: float = 30.0
+    """Seconds between two checkpoints of half-done work."""
+    faults: Sequence[Fault] = ()
+    forget: bool = False
+    """Drop a client's folders of earlier rounds when it is asked for the next: their uploads arrived."""
+
+    def folder(self, client: int, round_number: int) -> Path | None:
+        """A client's own folder for one round."""
+        return self.store / f"client_{client:04d}" / f"round_{round_number:03d}" if self.store is not None else None
+
+
+def answer(node: Node, client: int, broadcast: Broadcast) -> RecordDict:
+    """The upload of `client` for this broadcast, as records.
 
     If its folder fails it (a full disk, a damaged file) the answer says so, and the server stops the run: to count
     it as a client's failure would let the state of a disk change the result.
     """
-    before_work(faults, client, broadcast.round)
+    before_work(node.faults, client, broadcast.round)
     try:
-        upload = _work(algorithm, setting, images, client, broadcast, iterations, store, checkpoint_every)
+        upload = _work(node, client, broadcast)
     except (OSError, UserError) as error:
         return write_store_failure(client, error)
-    return tamper(faults, client, broadcast.round, write_upload(upload))
+    return tamper(node.faults, client, broadcast.round, write_upload(upload))
 
 
-def _work(
-    algorithm: Algorithm,
-    setting: Setting,
-    images: Images,
-    client: int,
-    broadcast: Broadcast,
-    iterations: int,
-    store: Path | None,
-    checkpoint_every: float,
-) -> Upload:
-    folder = store / f"client_{client:04d}" / f"round_{broadcast.round:03d}" if store is not None else None
-    asked = model_sha256(broadcast.weights)
-    upload = _stored(folder, client, broadcast.round, asked, setting) if folder is not None else None
+def _work(node: Node, client: int, broadcast: Broadcast) -> Upload:
+    upload = kept(node, client, broadcast, (client,))
     if upload is None:
-        listener = LISTENER.get()
-
-        def log(iteration: int, values: dict[str, float]) -> None:
-            if listener is not None:
-                listener(client, iteration, iterations, values.get("loss"))
-
-        view = ClientView(client, setting, images, folder, checkpoint_every, log)
-        upload = algorithm.client(view, broadcast, setting.streams.at("client", client, "round", broadcast.round))
-        if folder is not None:
-            _keep(folder, upload, asked)
+        upload = node.algorithm.client(view_of(node, client, broadcast), broadcast, streams_of(node, client, broadcast))
+        keep(node, upload, broadcast, (client,))
     return upload
 
 
-def _keep(folder: Path, upload: Upload, asked: str) -> None:
+def streams_of(node: Node, client: int, broadcast: Broadcast) -> Streams:
+    """A client's own random streams in one round."""
+    return node.setting.streams.at("client", client, "round", broadcast.round)
+
+
+def view_of(node: Node, client: int, broadcast: Broadcast) -> ClientView:
+    """What one client sees in one round."""
+    folder = node.folder(client, broadcast.round)
+    listener, steps = LISTENER.get(), node.algorithm.work()
+
+    def log(iteration: int, values: dict[str, float]) -> None:
+        if listener is not None:
+            listener(client, iteration, steps, values.get("loss"))
+
+    return ClientView(client, node.setting, node.images(client), folder, node.checkpoint_every, log)
+
+
+def keep(node: Node, upload: Upload, broadcast: Broadcast, together: Sequence[int]) -> None:
+    """Store a finished upload, made in one go with those of the clients `together`; drop its half-done state."""
+    folder = node.folder(upload.client, broadcast.round)
+    if folder is None:
+        return
     tensors = {f"weights.{name}": value for name, value in (upload.weights or {}).items()}
-    meta = {"examples": upload.examples, "losses": list(upload.losses), "provenance": None, "asked": asked}
+    meta = {"examples": upload.examples, "losses": list(upload.losses), "provenance": None}
+    meta |= {"asked": broadcast.sha256, "together": list(together)}
     if upload.synthetic is not None:
         tensors |= {"images": upload.synthetic.images, "labels": upload.synthetic.labels}
         meta["provenance"] = upload.synthetic.provenance
@@ -84,20 +99,29 @@ def _keep(folder: Path, upload: Upload, asked: str) -> None:
     (folder / "condensation.safetensors").unlink(missing_ok=True)
 
 
-def _stored(folder: Path, client: int, round_number: int, asked: str, setting: Setting) -> Upload | None:
-    """The upload kept for this round, if it answered the same weights."""
-    path = folder / "upload.safetensors"
-    if not path.is_file():
+def kept(node: Node, client: int, broadcast: Broadcast, together: Sequence[int]) -> Upload | None:
+    """The upload kept for this round, if it answered the same weights in the same company."""
+    folder = node.folder(client, broadcast.round)
+    if folder is not None and node.forget:
+        _forget(folder.parent, broadcast.round)
+    if folder is None or not (folder / "upload.safetensors").is_file():
         return None
-    tensors, meta = load_tensors(path)
-    if meta.get("asked") != asked:
+    tensors, meta = load_tensors(folder / "upload.safetensors")
+    if meta.get("asked") != broadcast.sha256 or meta.get("together") != list(together):
         return None
     weights = {name.removeprefix("weights."): value for name, value in tensors.items() if name.startswith("weights.")}
-    synthetic = None
+    synthetic, normalise = None, node.setting.normalise
     if "images" in tensors:
         synthetic = SyntheticSet(
-            tensors["images"], tensors["labels"], setting.classes, setting.normalise.mean, setting.normalise.std,
+            tensors["images"], tensors["labels"], node.setting.classes, normalise.mean, normalise.std,
             meta["provenance"],
         )  # fmt: skip
     losses = [(int(at), float(loss)) for at, loss in meta["losses"]]
-    return Upload(client, round_number, meta["examples"], synthetic, weights or None, losses)
+    return Upload(client, broadcast.round, meta["examples"], synthetic, weights or None, losses)
+
+
+def _forget(folder: Path, before: int) -> None:
+    """Drop a client's folders of the rounds before this one."""
+    for old in folder.glob("round_*"):
+        if int(old.name.removeprefix("round_")) < before:
+            shutil.rmtree(old)

@@ -1,7 +1,7 @@
 """The local engine: a Flower Grid whose nodes are worker processes of this machine.
 
-It runs the same ServerApp and ClientApp as Flower's own engines. Nodes are numbered from 1 in the order of their
-partitions. Work is handed out in the order pushed; which worker does it has no influence on the result.
+It runs the same ServerApp and ClientApp as Flower's own engines. Nodes are numbered from 1 in the order of the blocks
+of clients they serve. Work is handed out in the order pushed; which worker does it has no influence on the result.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 
+from fedsim.federated.blocks import addressed
 from fedsim.federated.progress import Listener
 from fedsim.federated.workers import RUN_ID, Worker, identify
 
 
 class LocalGrid(Grid):
-    """Grid over `workers` processes that serve `clients` nodes."""
+    """Grid of `nodes` nodes, served by `workers` processes; `timeout` is in seconds for each client of a message."""
 
     def __init__(
         self,
@@ -29,7 +30,7 @@ class LocalGrid(Grid):
         run_config: dict[str, Any],
         node_config: dict[str, Any],
         *,
-        clients: int,
+        nodes: int,
         workers: int,
         threads: int,
         timeout: float,
@@ -37,10 +38,10 @@ class LocalGrid(Grid):
     ) -> None:
         self._client_app, self._threads = client_app, threads
         self._run_config, self._node_config = run_config, node_config
-        self._clients, self._timeout, self._progress = clients, timeout, progress
+        self._nodes, self._timeout, self._progress = nodes, timeout, progress
         self._queue: deque[Message] = deque()
         self._replies: dict[str, Message] = {}
-        self._workers = [Worker(client_app, threads) for _ in range(max(1, min(workers, clients)))]
+        self._workers = [Worker(client_app, threads) for _ in range(max(1, min(workers, nodes)))]
         self._run = Run.create_empty(RUN_ID)
 
     def __enter__(self) -> LocalGrid:
@@ -71,8 +72,8 @@ class LocalGrid(Grid):
         return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
 
     def get_node_ids(self) -> Iterable[int]:
-        """1 … K."""
-        return range(1, self._clients + 1)
+        """1 … number of nodes."""
+        return range(1, self._nodes + 1)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Queue messages and start on them; returns their ids."""
@@ -86,38 +87,39 @@ class LocalGrid(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Replies that have come; waits a moment for news, so that a loop around this call does not spin."""
-        wanted = list(message_ids)
-        if not any(identity in self._replies for identity in wanted):
+        wanted = set(message_ids)
+        if not wanted & self._replies.keys():
             self._turn(0.2)
-        return [self._replies.pop(identity) for identity in wanted if identity in self._replies]
+        return [self._replies.pop(identity) for identity in list(self._replies) if identity in wanted]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Push, and pull until every message is answered (late ones by an error: the grid's own timeout)."""
-        open_ids = list(self.push_messages(messages))
+        open_ids = set(self.push_messages(messages))
         replies: list[Message] = []
         while open_ids:
-            replies += list(self.pull_messages(open_ids))
-            answered = {reply.metadata.reply_to_message_id for reply in replies}
-            open_ids = [identity for identity in open_ids if identity not in answered]
+            came = list(self.pull_messages(open_ids))
+            open_ids -= {reply.metadata.reply_to_message_id for reply in came}
+            replies += came
         return replies
 
-    def _turn(self, patience: float) -> None:
+    def _turn(self, moment: float) -> None:
         """Hand out work, collect what came, replace what hangs or died."""
         self._hand_out()
         busy = [worker.connection for worker in self._workers if worker.message is not None]
-        if busy and patience:
-            wait(busy, patience)
+        if busy and moment:
+            wait(busy, moment)
         for index, worker in enumerate(self._workers):
             if worker.message is None:
                 continue
             identity = worker.message.metadata.message_id
+            patience = self._timeout * max(1, len(addressed(worker.message.content)))
             reply, progress = worker.poll()
             for entry in progress:
                 if self._progress is not None:
                     self._progress(*entry)
             lost = reply is not None and reply.has_error() and worker.message is not None
             if reply is None:
-                reply = worker.expired(self._timeout)
+                reply = worker.expired(patience)
                 lost = reply is not None
             if reply is not None:
                 self._replies[identity] = reply
@@ -136,7 +138,7 @@ class LocalGrid(Grid):
                 worker = idle if idle.alive else self._replace(index)
                 message = self._queue.popleft()
                 node = {**self._node_config, "partition-id": message.metadata.dst_node_id - 1}
-                worker.send(message, node | {"num-partitions": self._clients}, self._run_config)
+                worker.send(message, node | {"num-partitions": self._nodes}, self._run_config)
 
 
 def run_local(server_app: ServerApp, grid: LocalGrid, run_config: dict[str, Any]) -> None:

@@ -1,4 +1,7 @@
-"""Tensors ⇄ Flower records, and the check every upload passes before it is used. The only place with record keys."""
+"""Tensors ⇄ Flower records, and the check every upload passes before it is used.
+
+The only place with the keys of a client's records; `blocks.py` puts those of several clients into one message.
+"""
 
 from __future__ import annotations
 
@@ -112,6 +115,19 @@ def write_store_failure(client: int, error: Exception) -> RecordDict:
     """Client → server: its own folder failed it."""
     reason = f"client {client} cannot use its folder: {' '.join(str(error).split())}; mend it and run again"
     return RecordDict({INFO: ConfigRecord({"store-failed": reason})})
+
+
+def write_failure(reason: str) -> RecordDict:
+    """Client → server: it failed, and why."""
+    return RecordDict({INFO: ConfigRecord({"failed": reason})})
+
+
+def failure(content: RecordDict) -> str | None:
+    """Why a client has no upload; None if it has one."""
+    if not content:
+        return "its node's reply holds nothing of it"
+    reason = content.config_records[INFO].get("failed") if INFO in content.config_records else None
+    return " ".join(str(reason).split())[:300] if reason is not None else None
 
 
 def read_upload(content: RecordDict, client: int, round_number: int, contract: Contract) -> Upload:

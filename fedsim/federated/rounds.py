@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from flwr.app import Message, MessageType, RecordDict
@@ -18,8 +18,11 @@ from flwr.serverapp import Grid
 from pydantic import Field
 
 from fedsim.config import Section
-from fedsim.federated.base import Algorithm, Broadcast, ServerState, Setting, Upload
-from fedsim.federated.messages import Contract, Rejected, payload_bytes, read_upload, write_broadcast
+from fedsim.federated.base import Algorithm, ServerState, Setting
+from fedsim.federated.blocks import Envelopes, read_answer
+from fedsim.federated.messages import Contract, Rejected, failure, payload_bytes, read_upload, write_failure
+from fedsim.federated.record import RoundRecord
+from fedsim.federated.transcript import Receipt, StoredUploads, Transcript
 from fedsim.runs import RunDirectory
 from fedsim.seeding import Streams
 from fedsim.types import RunFailed
@@ -33,7 +36,11 @@ class Participation(Section):
     min_replies: int = Field(default=1, ge=1)
     """Usable uploads a round needs; with fewer the run fails."""
     timeout: float = Field(default=600.0, gt=0)
-    """Seconds one client may work on one round."""
+    """Seconds one client may work on one round. A node has as many times that as it is asked for clients."""
+    per_node: int = Field(default=1, ge=1)
+    """Clients that one Flower node serves, a contiguous block in one message per round. No influence on the result
+    (under `method.networks.shared` none but rounding). A client that raises fails alone; one that hangs or kills its
+    process takes those asked of its node along."""
 
 
 @runtime_checkable
@@ -43,31 +50,6 @@ class Console(Protocol):
     def round_started(self, number: int, rounds: int, clients: Sequence[int]) -> None: ...
     def client_done(self, client: int, outcome: str) -> None: ...
     def round_finished(self, number: int, metrics: dict[str, float]) -> None: ...
-
-
-@dataclass
-class RoundRecord:
-    """What happened in one round; kept in the checkpoint and shown in the report."""
-
-    round: int
-    asked: list[int]
-    responders: list[int] = field(default_factory=list)
-    failed: dict[int, str] = field(default_factory=dict)
-    rejected: dict[int, str] = field(default_factory=dict)
-    uplink_bytes: dict[int, int] = field(default_factory=dict)
-    downlink_bytes: dict[int, int] = field(default_factory=dict)
-    losses: dict[int, list[tuple[int, float]]] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> RoundRecord:
-        """JSON turns integer keys into strings and pairs into lists; turn them back."""
-        for name in ("failed", "rejected", "uplink_bytes", "downlink_bytes", "losses"):
-            values[name] = {int(key): value for key, value in values[name].items()}
-        for client, logged in values["losses"].items():
-            values["losses"][client] = [(int(at), float(loss)) for at, loss in logged]
-        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -80,6 +62,7 @@ class Server:
     rounds: int
     participation: Participation
     contract: Contract
+    transcript: Transcript
     available: Sequence[int]
     """Clients that hold images."""
     score: Callable[[ServerState], float]
@@ -89,6 +72,7 @@ class Server:
 
 def run_rounds(grid: Grid, server: Server) -> tuple[ServerState, list[RoundRecord]]:
     """All rounds that are not stored yet; returns the last state and the record of every round."""
+    server.transcript.discard()
     state, records = _resume(server)
     nodes = discover(grid, server)
     for number in range(state.round + 1, server.rounds + 1):
@@ -97,8 +81,7 @@ def run_rounds(grid: Grid, server: Server) -> tuple[ServerState, list[RoundRecor
         chosen = sample(server.available, server.participation.fraction, streams)
         server.console.round_started(number, server.rounds, chosen)
         record = RoundRecord(number, chosen)
-        broadcasts = server.algorithm.broadcast(state, chosen)
-        uploads = collect(grid, server, {client: nodes[client] for client in chosen}, broadcasts, record)
+        uploads = collect(grid, server, nodes, state, record)
         if len(uploads) < server.participation.min_replies:
             server.run.write_json("rounds", {"records": [asdict(entry) for entry in (*records, record)]})
             raise RunFailed(_too_few(record, server.participation.min_replies))
@@ -107,6 +90,7 @@ def run_rounds(grid: Grid, server: Server) -> tuple[ServerState, list[RoundRecor
         record.seconds = time.monotonic() - started
         records.append(record)
         _store(server, state, records)
+        server.transcript.discard()
         server.console.round_finished(number, record.metrics)
     return state, records
 
@@ -124,7 +108,7 @@ def sample(available: Sequence[int], fraction: float, streams: Streams) -> list[
 
 
 def discover(grid: Grid, server: Server) -> dict[int, int]:
-    """Partition id → node id, as the nodes themselves say."""
+    """Number of a block of clients → node id, as the nodes themselves say."""
     asks = [Message(RecordDict(), node, f"{MessageType.QUERY}.identify") for node in grid.get_node_ids()]
     nodes: dict[int, int] = {}
     for reply in grid.send_and_receive(asks, timeout=server.participation.timeout):
@@ -132,51 +116,67 @@ def discover(grid: Grid, server: Server) -> dict[int, int]:
             partition = reply.content.config_records["identity"]["partition-id"]
             assert isinstance(partition, int)
             nodes[partition] = reply.metadata.src_node_id
-    if missing := sorted(set(server.available) - nodes.keys()):
+    needed = {client // server.participation.per_node for client in server.available}
+    if missing := sorted(needed - nodes.keys()):
         raise RunFailed(f"no node serves partition {', '.join(map(str, missing[:5]))}; {len(nodes)} nodes answered")
     return nodes
 
 
-def collect(grid: Grid, server: Server, nodes: dict[int, int], broadcasts: Any, record: RoundRecord) -> list[Upload]:
-    """Send the broadcasts, wait for every reply or error, check each; usable uploads ordered by client."""
-    messages, owner = [], {}
-    for client, node in nodes.items():
-        content = write_broadcast(broadcasts[client])
-        record.downlink_bytes[client] = payload_bytes(content)
-        messages.append(Message(content, node, MessageType.TRAIN, group_id=str(record.round)))
-    for identity, client in zip(grid.push_messages(messages), nodes, strict=True):
-        owner[identity] = client
-    uploads: dict[int, Upload] = {}
-    while owner:
-        for reply in grid.pull_messages(list(owner)):
-            client = owner.pop(reply.metadata.reply_to_message_id)
-            upload = _receive(server, client, broadcasts[client], reply, record)
-            if upload is not None:
-                uploads[client] = upload
-    record.responders = sorted(uploads)
-    return [uploads[client] for client in sorted(uploads)]
+def collect(
+    grid: Grid, server: Server, nodes: Mapping[int, int], state: ServerState, record: RoundRecord
+) -> StoredUploads:
+    """Send the broadcasts, wait for every reply or error, check and store each upload as it comes."""
+    broadcasts = server.algorithm.broadcast(state, record.asked)
+    server.transcript.open(record.round)
+    server.transcript.send(record.round, broadcasts)
+    owners = _send(grid, server, nodes, Envelopes(broadcasts), record)
+    receipts: list[Receipt] = []
+    while owners:
+        for reply in grid.pull_messages(list(owners)):
+            for client in owners.pop(reply.metadata.reply_to_message_id):
+                receipt = _receive(server, client, record, _content(reply, client))
+                receipts += [receipt] if receipt is not None else []
+    uploads = StoredUploads(receipts)
+    record.responders = uploads.clients
+    return uploads
 
 
-def _receive(server: Server, client: int, broadcast: Broadcast, reply: Message, record: RoundRecord) -> Upload | None:
-    if reply.has_error():
-        record.failed[client] = " ".join(str(reply.error.reason).split())[:300]
-        server.console.client_done(client, f"failed: {record.failed[client]}")
+def _send(
+    grid: Grid, server: Server, nodes: Mapping[int, int], envelopes: Envelopes, record: RoundRecord
+) -> dict[str, list[int]]:
+    """One message per node that serves asked clients; returns message id → its clients."""
+    blocks: dict[int, list[int]] = {}
+    for client in record.asked:
+        blocks.setdefault(nodes[client // server.participation.per_node], []).append(client)
+        record.downlink_bytes[client] = envelopes.size(client)
+    messages = [
+        Message(envelopes.write(clients), node, MessageType.TRAIN, group_id=str(record.round))
+        for node, clients in blocks.items()
+    ]
+    return dict(zip(grid.push_messages(messages), blocks.values(), strict=True))
+
+
+def _content(reply: Message, client: int) -> RecordDict:
+    """What a reply holds of one client; where its whole node failed, that it failed."""
+    return read_answer(reply.content, client) if reply.has_content() else write_failure(str(reply.error.reason))
+
+
+def _receive(server: Server, client: int, record: RoundRecord, content: RecordDict) -> Receipt | None:
+    if (reason := failure(content)) is not None:
+        record.failed[client] = reason
+        server.console.client_done(client, f"failed: {reason}")
         return None
-    record.uplink_bytes[client] = payload_bytes(reply.content)
+    record.uplink_bytes[client] = payload_bytes(content)
     try:
-        upload = read_upload(reply.content, client, broadcast.round, server.contract)
-    except Rejected as reason:
-        record.rejected[client] = str(reason)
-        server.console.client_done(client, f"rejected: {reason}")
+        upload = read_upload(content, client, record.round, server.contract)
+    except Rejected as verdict:
+        record.rejected[client] = str(verdict)
+        server.console.client_done(client, f"rejected: {verdict}")
         return None
     record.losses[client] = list(upload.losses)
-    if upload.synthetic is not None:
-        path = server.run.path / "synthetic" / f"round_{broadcast.round:03d}" / f"client_{client:04d}.safetensors"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        described = upload.synthetic.provenance | {"config": server.run.path.name}
-        replace(upload.synthetic, provenance=described).save(path)
+    receipt = server.transcript.accept(upload)
     server.console.client_done(client, "done")
-    return upload
+    return receipt
 
 
 def _resume(server: Server) -> tuple[ServerState, list[RoundRecord]]:

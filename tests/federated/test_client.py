@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,13 @@ import torch
 
 from fedsim.distill.distribution.dm import Config as DMConfig
 from fedsim.distill.distribution.dm import DistributionMatching
-from fedsim.distill.networks import PoolConfig
+from fedsim.distill.pool import PoolConfig
 from fedsim.federated.algorithms.fedavg import Config as FedAvgConfig
 from fedsim.federated.algorithms.fedavg import FedAvg
 from fedsim.federated.algorithms.feddm import Config as FedDMConfig
 from fedsim.federated.algorithms.feddm import FedDM
 from fedsim.federated.base import Broadcast, ClientView, Upload
-from fedsim.federated.client import answer
+from fedsim.federated.client import Node, answer
 from fedsim.federated.faults import Fault
 from fedsim.federated.messages import Contract, Rejected, UploadLimits, read_upload
 from fedsim.federated.progress import LISTENER
@@ -43,13 +44,13 @@ def feddm() -> CountedFedDM:
     return CountedFedDM(FedDMConfig(), DistributionMatching(METHOD), METHOD, TrainConfig())
 
 
+def node(algorithm: Any, store: Path | None, *, faults: tuple[Fault, ...] = ()) -> Node:
+    return Node(algorithm, reference.setting(), reference.CLIENTS.__getitem__, store, 0.0, faults)
+
+
 def ask(algorithm: Any, store: Path | None, *, faults: tuple[Fault, ...] = (), client: int = 1, number: int = 2) -> Any:
-    here = reference.setting()
-    broadcast = Broadcast(number, algorithm.init(here).weights)
-    return answer(
-        algorithm, here, reference.CLIENTS[client], client, broadcast,
-        iterations=30, store=store, checkpoint_every=0.0, faults=faults,
-    )  # fmt: skip
+    broadcast = Broadcast(number, algorithm.init(reference.setting()).weights)
+    return answer(node(algorithm, store, faults=faults), client, broadcast)
 
 
 def read(content: Any, algorithm: Any, *, client: int = 1, number: int = 2) -> Upload:
@@ -159,3 +160,11 @@ def test_faults_happen_to_the_answer_but_not_to_what_is_kept(tmp_path: Path) -> 
         read(ask(algorithm, tmp_path, faults=(Fault(name="nan", client=1, round=2),)), algorithm)
     assert read(ask(algorithm, tmp_path), algorithm).synthetic is not None
     assert algorithm.asked == 1
+
+
+def test_a_client_told_to_forget_drops_what_arrived_in_earlier_rounds(tmp_path: Path) -> None:
+    algorithm = feddm()
+    for number in (2, 3):
+        broadcast = Broadcast(number, algorithm.init(reference.setting()).weights)
+        answer(replace(node(algorithm, tmp_path), forget=True), 1, broadcast)
+        assert [path.name for path in (tmp_path / "client_0001").iterdir()] == [f"round_{number:03d}"]

@@ -41,7 +41,7 @@ def grid(heard: Heard) -> Iterator[LocalGrid]:
         "tests.federated.apps:app",
         {"greeting": "hello"},
         {"extra": "yes"},
-        clients=5,
+        nodes=5,
         workers=2,
         threads=1,
         timeout=60.0,
@@ -135,10 +135,10 @@ def test_leaving_ends_every_worker_and_a_server_app_sees_the_grid(monkeypatch: p
         assert context.run_config == {"greeting": "hi"}
         raise RuntimeError("the server fails")
 
-    options: dict[str, Any] = {"clients": 1, "workers": 4, "threads": 1, "timeout": 60.0}
+    options: dict[str, Any] = {"nodes": 1, "workers": 4, "threads": 1, "timeout": 60.0}
     with pytest.raises(RuntimeError, match="the server fails"):
         run_local(app, LocalGrid("tests.federated.apps:app", {}, {}, **options), {"greeting": "hi"})
-    assert len(pids) == 1  # never more workers than clients
+    assert len(pids) == 1  # never more workers than nodes
     with pytest.raises(ProcessLookupError):
         os.kill(pids[0], 0)
 

@@ -117,7 +117,7 @@ PARENT = """
 import sys, time
 from fedsim.federated.local_grid import LocalGrid
 if __name__ == "__main__":
-    grid = LocalGrid("tests.federated.apps:app", {}, {}, clients=1, workers=1, threads=1, timeout=60.0)
+    grid = LocalGrid("tests.federated.apps:app", {}, {}, nodes=1, workers=1, threads=1, timeout=60.0)
     print(grid._workers[0]._process.pid, flush=True)
     time.sleep(120)
 """

@@ -36,8 +36,8 @@ evaluation: {nets: 1, train: {epochs: 1}}
 class InlineGrid(LocalGrid):
     """Answers at once, in this process, what a worker answers in its own; messages cross in Flower's encoding."""
 
-    def __init__(self, client_app: str, run_config: Any, node_config: Any, *, clients: int, **_: Any) -> None:
-        self._run_config, self._node_config, self._clients = run_config, node_config, clients
+    def __init__(self, client_app: str, run_config: Any, node_config: Any, *, nodes: int, **_: Any) -> None:
+        self._run_config, self._node_config, self._nodes = run_config, node_config, nodes
         self._queue, self._replies, self._workers = deque(), {}, []
 
     def _turn(self, patience: float) -> None:
