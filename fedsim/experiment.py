@@ -12,6 +12,7 @@ import torch
 from fedsim.build import Parts, check, own_code
 from fedsim.console import Terminal
 from fedsim.distillation import distill
+from fedsim.federated.engines.base import Engine
 from fedsim.report.html import write_report
 from fedsim.runs import RunDirectory, manifest
 from fedsim.schema import Experiment, FederatedRun
@@ -19,7 +20,9 @@ from fedsim.simulation import simulate
 from fedsim.types import UserError
 
 
-def execute(config: Experiment, out: Path, *, resume: bool = False, argv: Sequence[str] = ()) -> Path:
+def execute(
+    config: Experiment, out: Path, *, resume: bool = False, argv: Sequence[str] = (), engine: Engine | None = None
+) -> Path:
     """Do what `config` says under `out` and return the run directory.
 
     The same config and seed is skipped if finished and resumed if not; `resume` insists that there is something to
@@ -28,6 +31,8 @@ def execute(config: Experiment, out: Path, *, resume: bool = False, argv: Sequen
     torch.set_num_threads(config.compute.threads)
     parts = Parts(config)
     check(parts)
+    if engine is None and isinstance(config, FederatedRun):
+        engine = parts.engine()
     run = RunDirectory.open(out, config, config.name, config.seed, must_exist=resume)
     with run.lock(), Terminal() as terminal:
         inputs = _same_inputs(run, {"data": parts.dataset.fingerprint(), "own_code": own_code(config)})
@@ -37,7 +42,7 @@ def execute(config: Experiment, out: Path, *, resume: bool = False, argv: Sequen
             return run.path
         facts = _begin(run, manifest(config, config.compute.device, list(argv)) | inputs, terminal)
         parts.split.save(run.path / "split.npz")
-        run.write_json("result", _work(run, parts, terminal, facts))
+        run.write_json("result", _work(run, parts, terminal, facts, engine))
         _finish(run, terminal)
     return run.path
 
@@ -70,11 +75,12 @@ def _finish(run: RunDirectory, terminal: Terminal) -> None:
     terminal.say(f"report: {page}")
 
 
-def _work(run: RunDirectory, parts: Parts, terminal: Terminal, facts: dict[str, Any]) -> dict[str, Any]:
+def _work(
+    run: RunDirectory, parts: Parts, terminal: Terminal, facts: dict[str, Any], engine: Engine | None
+) -> dict[str, Any]:
     started = time.monotonic()
-    work = simulate if isinstance(parts.config, FederatedRun) else distill
     try:
-        result = work(run, parts, terminal)
+        result = distill(run, parts, terminal) if engine is None else simulate(run, parts, terminal, engine)
     except KeyboardInterrupt:
         run.write_json("manifest", facts | {"status": "interrupted"})
         raise

@@ -23,8 +23,8 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from packaging.requirements import Requirement
 
-from fedsim.federated.local_grid import LocalGrid, run_local
-from fedsim.federated.workers import RUN_ID, identify
+from fedsim.federated.engines.local import LocalGrid, run_local
+from fedsim.federated.engines.workers import RUN_ID, identify
 
 Heard = list[tuple[int, int, int, float | None]]
 
@@ -38,7 +38,7 @@ def heard() -> Heard:
 def grid(heard: Heard) -> Iterator[LocalGrid]:
     identify(0)
     with LocalGrid(
-        "tests.federated.apps:app",
+        "tests.federated.engines.apps:app",
         {"greeting": "hello"},
         {"extra": "yes"},
         nodes=5,
@@ -137,7 +137,7 @@ def test_leaving_ends_every_worker_and_a_server_app_sees_the_grid(monkeypatch: p
 
     options: dict[str, Any] = {"nodes": 1, "workers": 4, "threads": 1, "timeout": 60.0}
     with pytest.raises(RuntimeError, match="the server fails"):
-        run_local(app, LocalGrid("tests.federated.apps:app", {}, {}, **options), {"greeting": "hi"})
+        run_local(app, LocalGrid("tests.federated.engines.apps:app", {}, {}, **options), {"greeting": "hi"})
     assert len(pids) == 1  # never more workers than nodes
     with pytest.raises(ProcessLookupError):
         os.kill(pids[0], 0)
@@ -155,7 +155,7 @@ def test_every_method_of_flowers_grid_is_there_with_its_parameters() -> None:
 
 
 def test_flower_is_of_a_version_we_know() -> None:
-    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
     (needed,) = [Requirement(text) for text in project["dependencies"] if text.startswith("flwr")]
     assert flwr.__version__ in needed.specifier
 
