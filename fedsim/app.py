@@ -11,7 +11,6 @@ import json
 import sys
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -21,8 +20,15 @@ from fedsim.build import Parts
 from fedsim.config import parse_yaml, validate
 from fedsim.federated.blocks import addressed, clients_of, read_broadcasts
 from fedsim.federated.client import Node, serve
+from fedsim.federated.engines.base import Outcome
+from fedsim.federated.engines.hosted import Hosted
+from fedsim.federated.engines.submission import tell
 from fedsim.schema import FederatedRun, load_run
 from fedsim.types import UserError
+from fedsim.verdict import WRONG_INPUT, verdict
+
+CONNECT_TIMEOUT = 120.0
+"""Seconds until all nodes must have come, where the config's engine does not say."""
 
 client_app = ClientApp()
 server_app = ServerApp()
@@ -62,11 +68,21 @@ def train(message: Message, context: Context) -> Message:
 
 @server_app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Do what `fedsim run` does; Flower has the nodes."""
-    from fedsim.experiment import serve_hosted
+    """Do what `fedsim run` does; the last line it prints says how that ended."""
+    from fedsim.experiment import execute
 
-    config, overrides = _asked(context)
-    serve_hosted(grid, lambda: read_config(config, overrides), context.run_config)
+    settings = context.run_config
+    try:
+        config = read_config(*_asked(context))
+        patience = getattr(config.engine, "connect_timeout", CONNECT_TIMEOUT)
+        argv = json.loads(str(settings.get("argv") or "[]"))
+        out = Path(str(settings.get("out") or "runs"))
+        run = execute(config, out, argv=argv, engine=Hosted(grid, patience))
+    except Exception as error:
+        text, code = verdict(error)
+        tell(Outcome("", text, code == WRONG_INPUT))
+        raise
+    tell(Outcome(str(run.resolve())))
 
 
 def read_config(text: str, overrides: str) -> FederatedRun:

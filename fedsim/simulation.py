@@ -11,9 +11,9 @@ from fedsim.config import to_yaml
 from fedsim.console import Terminal
 from fedsim.data.partition import cells
 from fedsim.distill.coresets.random import Config as RandomConfig
-from fedsim.federated.engines.base import Engine, Job
 from fedsim.federated.base import ClientView, ServerState, network_with
 from fedsim.federated.blocks import node_count
+from fedsim.federated.engines.base import Engine, Job
 from fedsim.federated.messages import Contract
 from fedsim.federated.rounds import RoundRecord, Server, run_rounds
 from fedsim.models.functional import model_sha256

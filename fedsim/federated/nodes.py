@@ -52,5 +52,5 @@ class Nodes:
         shown = ", ".join(map(str, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         refused = next(iter(self._refused.values()), None)
         because = f"; a node answered: {refused}" if refused else ""
-        plural = "s" if len(missing) > 1 else ""
-        return f"no node serves partition{plural} {shown} after {timeout:g} s; {len(self._partition)} nodes are there{because}"
+        there = f"after {timeout:g} s; {len(self._partition)} nodes are there"
+        return f"no node serves partition{'s' if len(missing) > 1 else ''} {shown} {there}{because}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -63,12 +63,54 @@ class Engine(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Launch:
+    """What an engine must know of a run whose ServerApp it starts in another process."""
+
+    run: Path
+    """Run directory, absolute."""
+    run_config: dict[str, str]
+    """Flower's run config: the resolved YAML, the folder of runs, the command line."""
+    nodes: int
+    """Nodes of the federation."""
+    threads: int
+    """torch threads of each process."""
+    say: Callable[[str], None]
+    """Where lines of progress go."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How such a run ended, as its ServerApp says."""
+
+    run: str
+    """Run directory, where the ServerApp runs."""
+    error: str | None = None
+    """One line; None: the run is finished."""
+    wrong_input: bool = False
+    """Whether the user can mend it."""
+
+
+@runtime_checkable
+class Launcher(Protocol):
+    """An engine whose ServerApp is started by Flower, in a process of its own."""
+
+    @property
+    def Config(self) -> type[Section]:  # noqa: N802 - the class attribute that the catalog reads
+        """Its settings' class."""
+        ...
+
+    def launch(self, launch: Launch) -> Outcome:
+        """Start what is needed, submit the run, follow it to its end, end what was started."""
+        ...
+
+
 def server_app(serve: Serve) -> ServerApp:
     """Flower's ServerApp that does `serve`."""
     app = ServerApp()
 
     @app.main()
-    def main(grid: Grid, context: Context) -> None:  # noqa: ARG001 - Flower's signature
+    def main(grid: Grid, context: Context) -> None:
         serve(grid)
 
     return app

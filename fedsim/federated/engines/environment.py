@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 QUIET = {
@@ -23,4 +24,7 @@ def quiet_flower() -> None:
 
 def environment(home: Path, threads: int) -> dict[str, str]:
     """Environment of a Flower process whose FLWR_HOME is `home`: nothing is written to the user's."""
-    return os.environ | QUIET | {"FLWR_HOME": str(home), "OMP_NUM_THREADS": str(threads)}
+    own = {"FLWR_HOME": str(home.resolve()), "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    # Flower starts its own commands by name, so they must be found where this Python's are.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return os.environ | QUIET | own | {"PATH": path}

@@ -17,8 +17,8 @@ from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
-from fedsim.federated.blocks import addressed
 from fedsim.config import Section
+from fedsim.federated.blocks import addressed
 from fedsim.federated.engines.base import Job, Serve, server_app
 from fedsim.federated.engines.workers import RUN_ID, Worker, identify
 from fedsim.federated.progress import Listener
@@ -175,4 +175,3 @@ class LocalGrid(Grid):
                 message = self._queue.popleft()
                 node = {**self._node_config, "partition-id": message.metadata.dst_node_id - 1}
                 worker.send(message, node | {"num-partitions": self._nodes}, self._run_config)
-

@@ -2,8 +2,8 @@
 
 Flower's grids return at once from `pull_messages` and know no deadline. The server of such a grid cannot see when a
 node began to work, and nodes may have to wait for each other; so the deadline is on silence: if for `timeout` seconds
-no node has answered anything, every message that is still open is answered by an error. An answer after that is not
-heard.
+(times the clients of the largest message) no node has answered anything, every message that is still open is answered
+by an error. An answer after that is not heard.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
+from fedsim.federated.blocks import addressed
+
 SHORTEST, LONGEST = 0.02, 0.5
 """Seconds between two looks for replies: the first and, while nothing comes, the last."""
 
@@ -27,6 +29,7 @@ class PatientGrid(Grid):
     def __init__(self, grid: Grid, timeout: float) -> None:
         self._grid, self._timeout = grid, timeout
         self._open: dict[str, Message] = {}
+        self._clients: dict[str, int] = {}
         self._unsent: list[str] = []
         self._heard, self._pause = time.monotonic(), SHORTEST
 
@@ -63,6 +66,7 @@ class PatientGrid(Grid):
             kept = Message(RecordDict(), message.metadata.dst_node_id, message.metadata.message_type)
             kept.metadata.__dict__["_message_id"] = identity  # what an error reply needs, and no more
             self._open[identity] = kept
+            self._clients[identity] = max(1, len(addressed(message.content)))
             if not pushed:
                 self._unsent.append(identity)
             identities.append(identity)
@@ -80,8 +84,9 @@ class PatientGrid(Grid):
         if replies:
             self._heard, self._pause = time.monotonic(), SHORTEST
             return replies
-        if time.monotonic() - self._heard > self._timeout:
-            reason = f"no reply, and no other node has answered for {self._timeout:g} s"
+        patience = self._timeout * max((self._clients[identity] for identity in wanted), default=1)
+        if time.monotonic() - self._heard > patience:
+            reason = f"no reply, and no other node has answered for {patience:g} s"
             return [self._given_up(identity, reason) for identity in wanted]
         time.sleep(self._pause)
         self._pause = min(1.5 * self._pause, LONGEST)

@@ -92,6 +92,6 @@ def _refuse_what_does_not_fit(config: Config, nodes: list[dict[str, Any]]) -> No
             return
     most = [(machine.get("CPU", 0), machine.get("GPU", 0)) for machine in alive]
     raise UserError(
-        f"engine: a client takes {config.cpus_per_client:g} CPUs and {config.gpus_per_client:g} GPUs, and no machine of "
-        f"Ray's has that many (CPUs, GPUs: {most}); lower engine.cpus_per_client or engine.gpus_per_client"
+        f"engine: a client takes {config.cpus_per_client:g} CPUs and {config.gpus_per_client:g} GPUs, and no machine "
+        f"of Ray's has that many (CPUs, GPUs: {most}); lower engine.cpus_per_client or engine.gpus_per_client"
     )

@@ -1,4 +1,4 @@
-"""Flower's simulation runtime in a thread, its server outside: link state, in-memory grid, loop over nodes, Ray backend.
+"""Flower's simulation runtime in a thread, its server outside: link state, grid, loop over nodes, Ray backend.
 
 Two things differ from Flower's own start. A client that exceeds its time loses its actor, which is replaced, as does a
 dead one; and the reason of an error is one line, not the stack trace of a remote process.
@@ -33,6 +33,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.federation import NoOpFederationManager
 from flwr.superlink.grid import InMemoryGrid
 
+from fedsim.federated.blocks import addressed
 from fedsim.federated.engines.base import Job
 from fedsim.federated.engines.patience import PatientGrid
 from fedsim.types import RunFailed
@@ -106,11 +107,12 @@ class Backend(RayBackend):
         assert self.app_fn is not None
         actor: Any = self.pool.pool.pop()  # Flower's loop has one thread per actor, so one is idle
         self._busy.add(actor)
+        patience = self._timeout * max(1, len(addressed(message.content)))
         try:
             asked = actor.run.remote(self.app_fn, message, "", context)
-            _, reply, context = ray.get(asked, timeout=self._timeout)
+            _, reply, context = ray.get(asked, timeout=patience)
         except ray.exceptions.GetTimeoutError:
-            reason = f"no reply within {self._timeout:g} s; its actor was killed"
+            reason = f"no reply within {patience:g} s; its actor was killed"
             reply, actor = _error(ErrorCode.REPLY_MESSAGE_UNAVAILABLE, reason, message), self._another(actor)
         except ray.exceptions.RayActorError:
             reply = _error(ErrorCode.CLIENT_APP_CRASHED, "its actor died", message)
