@@ -37,7 +37,8 @@ server_app = ServerApp()
 @client_app.query("identify")
 def identify(message: Message, context: Context) -> Message:
     """Say which block of clients this node serves: its partition-id is the block's number."""
-    identity = ConfigRecord({"partition-id": int(context.node_config["partition-id"])})
+    node = context.node_config
+    identity = ConfigRecord({key: int(node[key]) for key in ("partition-id", "num-partitions") if key in node})
     return Message(RecordDict({"identity": identity}), reply_to=message)
 
 

@@ -66,6 +66,7 @@ def _rounds(
     config, algorithm = _config(parts), parts.algorithm()
     setting = replace(parts.setting, progress=terminal.bar)
     per_class = algorithm.budget(setting)
+    nodes = node_count(len(parts.split.client), config.participation.per_node)
     weights = None if per_class else algorithm.init(setting).weights
     server = Server(
         algorithm=algorithm,
@@ -77,13 +78,14 @@ def _rounds(
         available=[client for client, positions in enumerate(parts.split.client) if len(positions)],
         score=on_val,
         console=terminal,
+        nodes=nodes,
         connect_timeout=engine.connect_timeout,
     )
     outcome: list[tuple[ServerState, list[RoundRecord]]] = []
     job = Job(
         run_config={"config": to_yaml(config)},
         store=(run.path / "clients").resolve(),
-        nodes=node_count(len(parts.split.client), config.participation.per_node),
+        nodes=nodes,
         workers=config.compute.workers,
         threads=config.compute.threads,
         timeout=config.participation.timeout,

@@ -14,8 +14,9 @@ from fedsim.types import RunFailed
 class Nodes:
     """The nodes of a grid, asked once each which partition they serve."""
 
-    def __init__(self, grid: Grid) -> None:
-        self._grid = grid
+    def __init__(self, grid: Grid, count: int) -> None:
+        """`count` is how many nodes the run is cut for."""
+        self._grid, self._count = grid, count
         self._partition: dict[int, int] = {}
         self._refused: dict[int, str] = {}
 
@@ -44,9 +45,18 @@ class Nodes:
                 if reply.has_error():
                     self._refused[node] = " ".join(str(reply.error.reason).split())[:200]
                     continue
-                partition = reply.content.config_records["identity"]["partition-id"]
+                identity = reply.content.config_records["identity"]
+                partition, partitions = identity["partition-id"], identity.get("num-partitions", self._count)
                 assert isinstance(partition, int)
+                if partitions != self._count:
+                    raise RunFailed(self._another(partitions))
                 self._partition[node] = partition
+
+    def _another(self, partitions: object) -> str:
+        return (
+            f"a node says that it is one of {partitions} nodes, and this run is cut for {self._count}; start "
+            f"{self._count}, or choose participation.per_node = clients / {partitions}, rounded up"
+        )
 
     def _missing(self, missing: list[int], timeout: float) -> str:
         shown = ", ".join(map(str, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")

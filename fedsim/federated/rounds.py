@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from flwr.app import Message, MessageType
+from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 from pydantic import Field
 
@@ -90,6 +90,8 @@ class Server:
     score: Callable[[ServerState], float]
     """Accuracy of the server's model on `val`."""
     console: Console
+    nodes: int
+    """Nodes that the clients are spread over."""
     connect_timeout: float = 0.0
     """Seconds the first round waits for nodes that are not there yet."""
 
@@ -97,7 +99,7 @@ class Server:
 def run_rounds(grid: Grid, server: Server) -> tuple[ServerState, list[RoundRecord]]:
     """All rounds that are not stored yet; returns the last state and the record of every round."""
     state, records = _resume(server)
-    nodes = Nodes(grid)
+    nodes = Nodes(grid, server.nodes)
     needed = {client // server.participation.per_node for client in server.available}
     nodes.wait_for(needed, server.connect_timeout)
     for number in range(state.round + 1, server.rounds + 1):

@@ -15,7 +15,6 @@ from typing import Any, Protocol, runtime_checkable
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedsim.config import Section
 from fedsim.federated.progress import Listener
 
 CLIENT_APP = "fedsim.app:client_app"
@@ -47,13 +46,9 @@ class Job:
     """`module:attribute` of the ClientApp."""
 
 
+@runtime_checkable
 class Engine(Protocol):
     """One way to carry messages."""
-
-    @property
-    def Config(self) -> type[Section]:  # noqa: N802 - the class attribute that the catalog reads
-        """Its settings' class."""
-        ...
 
     connect_timeout: float
     """Seconds until all nodes must have come."""
@@ -94,11 +89,6 @@ class Outcome:
 @runtime_checkable
 class Launcher(Protocol):
     """An engine whose ServerApp is started by Flower, in a process of its own."""
-
-    @property
-    def Config(self) -> type[Section]:  # noqa: N802 - the class attribute that the catalog reads
-        """Its settings' class."""
-        ...
 
     def launch(self, launch: Launch) -> Outcome:
         """Start what is needed, submit the run, follow it to its end, end what was started."""

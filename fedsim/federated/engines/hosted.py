@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from flwr.serverapp import Grid
 
-from fedsim.config import Section
 from fedsim.federated.engines.base import Job, Serve
 from fedsim.federated.engines.patience import PatientGrid
 
 
 class Hosted:
     """An engine only in that it hands on a grid."""
-
-    Config = Section
 
     def __init__(self, grid: Grid, connect_timeout: float) -> None:
         self._grid, self.connect_timeout = grid, connect_timeout

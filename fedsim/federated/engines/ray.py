@@ -7,6 +7,7 @@ The ServerApp runs in the main thread, so that an interrupt reaches it; Flower's
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import sys
 from typing import Annotated, Any, Literal
@@ -78,7 +79,7 @@ def _start(config: Config) -> None:
     elif config.cpus != "auto" or config.gpus != "auto":
         raise UserError("engine.cpus and engine.gpus are of a Ray started here; leave them out, or engine.address")
     try:
-        ray.init(address=config.address or "local", logging_level="ERROR", log_to_driver=False, **options)
+        ray.init(address=config.address or "local", logging_level=logging.ERROR, log_to_driver=False, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         said = str(error).strip().partition("\n")[0]
         raise RunFailed(f"Ray cannot be used at {config.address or 'this machine'}: {said}") from error

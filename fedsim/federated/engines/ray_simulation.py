@@ -32,6 +32,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.federation import NoOpFederationManager
 from flwr.superlink.grid import InMemoryGrid
+from ray import exceptions
 
 from fedsim.federated.blocks import addressed
 from fedsim.federated.engines.base import Job
@@ -111,13 +112,13 @@ class Backend(RayBackend):
         try:
             asked = actor.run.remote(self.app_fn, message, "", context)
             _, reply, context = ray.get(asked, timeout=patience)
-        except ray.exceptions.GetTimeoutError:
+        except exceptions.GetTimeoutError:
             reason = f"no reply within {patience:g} s; its actor was killed"
             reply, actor = _error(ErrorCode.REPLY_MESSAGE_UNAVAILABLE, reason, message), self._another(actor)
-        except ray.exceptions.RayActorError:
+        except exceptions.RayActorError:
             reply = _error(ErrorCode.CLIENT_APP_CRASHED, "its actor died", message)
             actor = self._another(actor)
-        except ray.exceptions.RayError as error:
+        except exceptions.RayError as error:
             reply = _error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, _cause(error), message)
         self._busy.discard(actor)
         self.pool.pool.append(actor)
