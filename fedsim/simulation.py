@@ -84,7 +84,7 @@ def _rounds(
     outcome: list[tuple[ServerState, list[RoundRecord]]] = []
     job = Job(
         run_config={"config": to_yaml(config)},
-        store=(run.path / "clients").resolve(),
+        run=run.path.resolve(),
         nodes=nodes,
         workers=config.compute.workers,
         threads=config.compute.threads,

@@ -225,7 +225,7 @@ def _store(server: Server, state: ServerState, records: list[RoundRecord]) -> No
 
 def _too_few(record: RoundRecord, needed: int) -> str:
     reasons = {**record.failed, **record.rejected}
-    first = "; ".join(f"client {client}: {reason}" for client, reason in list(reasons.items())[:3])
+    first = "; ".join(f"client {client}: {reason}" for client, reason in sorted(reasons.items())[:3])
     return (
         f"round {record.round}: {len(record.responders)} of {len(record.asked)} uploads were usable, "
         f"participation.min_replies is {needed} ({first})"

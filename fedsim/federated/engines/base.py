@@ -20,6 +20,12 @@ from fedsim.federated.progress import Listener
 CLIENT_APP = "fedsim.app:client_app"
 """The ClientApp of every engine, by name: processes import it, none is sent."""
 
+
+def store_of(run: Path) -> Path:
+    """Folder of the clients' own folders, by which a node that comes back finds finished work."""
+    return run / "clients"
+
+
 Serve = Callable[[Grid], None]
 """What the server does with the grid: all rounds."""
 
@@ -30,8 +36,8 @@ class Job:
 
     run_config: dict[str, Any]
     """Flower's run config: `config`, the resolved YAML."""
-    store: Path
-    """Folder of the clients' own folders."""
+    run: Path
+    """Run directory, absolute."""
     nodes: int
     """Nodes of the federation; node i has `partition-id` i."""
     workers: int
@@ -44,6 +50,11 @@ class Job:
     """Told how far a client is, where the engine can tell."""
     client_app: str = CLIENT_APP
     """`module:attribute` of the ClientApp."""
+
+    @property
+    def store(self) -> Path:
+        """Folder of the clients' own folders."""
+        return store_of(self.run)
 
 
 @runtime_checkable

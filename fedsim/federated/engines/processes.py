@@ -6,9 +6,12 @@ this process is killed, and at the next start of the run if even the keeper was.
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -60,6 +63,15 @@ class Processes:
         self._keeper.stdin.write(f"{process.pid}\n".encode())
         self._keeper.stdin.flush()
         return process
+
+    @contextmanager
+    def adopting(self) -> Iterator[None]:
+        """What a library starts meanwhile, from the environment of this process, is ended too."""
+        os.environ[keeper.VARIABLE] = self.mark
+        try:
+            yield
+        finally:
+            del os.environ[keeper.VARIABLE]
 
     def environment(self, name: str) -> dict[str, str]:
         """What a process of the run finds in its environment."""

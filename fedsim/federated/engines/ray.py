@@ -1,7 +1,7 @@
 """The ray engine: Flower's simulation runtime, whose nodes are answered by Ray actors on one machine or many.
 
 The ServerApp runs in the main thread, so that an interrupt reaches it; Flower's loop over nodes runs in another
-(ray_simulation.py). Processes that Ray starts here end with this one, however it ends: the system kills them.
+(ray_simulation.py). Processes that Ray starts here end with this one, however it ends.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pydantic import Field
 from fedsim.config import Section
 from fedsim.federated.engines.base import Job, Serve, server_app
 from fedsim.federated.engines.environment import QUIET, quiet_flower
+from fedsim.federated.engines.processes import Processes
 from fedsim.types import RunFailed, UserError
 
 
@@ -51,6 +52,10 @@ class Ray:
         if importlib.util.find_spec("ray") is None:
             raise UserError("engine ray needs the package ray; install it with: pip install 'fedsim-distill[ray]'")
         quiet_flower()
+        with Processes(job.run, job.threads) as processes, processes.adopting():
+            self._run(job, serve)
+
+    def _run(self, job: Job, serve: Serve) -> None:
         import ray
 
         from fedsim.federated.engines.ray_simulation import Simulation

@@ -101,8 +101,8 @@ def _relay(
             followed.run_id = found[1]
         elif plain.startswith(OUTCOME):
             followed.outcome = Outcome(**json.loads(plain.removeprefix(OUTCOME)))
-        elif plain and not _FLOWER.search(plain):
-            say(plain)
+        elif plain and followed.outcome is None and not _FLOWER.search(plain):
+            say(plain)  # what follows the last word is Flower's about the exception, a stack trace
         followed.last = plain or followed.last
     if followed.outcome is not None:
         return followed.outcome

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from fedsim.config import Section
 from fedsim.federated.engines import certificates
-from fedsim.federated.engines.base import Launch, Outcome
+from fedsim.federated.engines.base import Launch, Outcome, store_of
 from fedsim.federated.engines.deployment import Deployment
 from fedsim.federated.engines.environment import quiet_flower
 from fedsim.federated.engines.processes import Processes
@@ -80,7 +80,7 @@ class SuperLink:
         deployment = Deployment(
             processes,
             nodes=launch.nodes,
-            store=launch.run / "clients",
+            store=store_of(launch.run),
             keys=keys,
             authenticated=authenticated,
             port=config.port,
