@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from queue import Empty, Queue
@@ -89,7 +89,8 @@ def follow(
 class _Followed:
     run_id: str | None = None
     outcome: Outcome | None = None
-    last: str = ""
+    said: list[str] = field(default_factory=list)
+    """What came before the run was taken."""
 
 
 def _relay(
@@ -103,11 +104,12 @@ def _relay(
             followed.outcome = Outcome(**json.loads(plain.removeprefix(OUTCOME)))
         elif plain and followed.outcome is None and not _FLOWER.search(plain):
             say(plain)  # what follows the last word is Flower's about the exception, a stack trace
-        followed.last = plain or followed.last
+        if followed.run_id is None:
+            followed.said.append(plain)
     if followed.outcome is not None:
         return followed.outcome
     if followed.run_id is None:
-        raise RunFailed(f"the SuperLink did not take the run: {followed.last}")
+        raise RunFailed(f"the SuperLink did not take the run: {_unboxed(followed.said)}")
     raise RunFailed(f"the ServerApp ended without a word ({flwr.status(followed.run_id)}); see {processes.logs}")
 
 
@@ -156,8 +158,8 @@ class Flwr:
             [self._command, *words], env=self._environment, capture_output=True, encoding="utf-8", check=False
         )
         if done.returncode:
-            said = [line for line in _ANSI.sub("", done.stdout + done.stderr).splitlines() if line.strip()]
-            raise RunFailed(f"flwr {words[0]} {words[1]} failed: {said[-1] if said else done.returncode}")
+            said = _unboxed(_ANSI.sub("", done.stdout + done.stderr).splitlines())
+            raise RunFailed(f"flwr {words[0]} {words[1]} failed: {said}")
         return done.stdout
 
     def status(self, run_id: str) -> str:
@@ -170,6 +172,12 @@ def _read(stream: IO[str], heard: Queue[str | None]) -> None:
     for line in stream:
         heard.put(line)
     heard.put(None)
+
+
+def _unboxed(lines: list[str]) -> str:
+    """The text in the last box that Flower's command drew, on one line; without a box the last line."""
+    boxed = [line.strip("│ ") for line in lines if line.startswith("│")]
+    return " ".join(boxed) if boxed else next((line for line in reversed(lines) if line.strip()), "no reason given")
 
 
 def _text(value: str) -> str:
