@@ -63,6 +63,7 @@ def train(message: Message, context: Context) -> Message:
         store=Path(str(store)) if store else None,
         checkpoint_every=config.checkpoint_every,
         faults=config.faults,
+        timeout=config.participation.timeout,
     )
     return Message(serve(node, read_broadcasts(message.content)), reply_to=message)
 

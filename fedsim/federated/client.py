@@ -20,6 +20,7 @@ from fedsim.data.images import Images
 from fedsim.data.synthetic import SyntheticSet
 from fedsim.federated.base import Algorithm, Broadcast, ClientView, Setting, Upload
 from fedsim.federated.blocks import write_answers
+from fedsim.federated.deadline import deadline
 from fedsim.federated.faults import Fault, before_work, tamper
 from fedsim.federated.messages import write_failure, write_store_failure, write_upload
 from fedsim.federated.progress import LISTENER
@@ -40,6 +41,8 @@ class Node:
     checkpoint_every: float = 30.0
     """Seconds between two checkpoints of half-done work."""
     faults: Sequence[Fault] = ()
+    timeout: float = 600.0
+    """Seconds one client may work on one round."""
 
     def folder(self, client: int, round_number: int) -> Path | None:
         """A client's own folder for one round."""
@@ -47,11 +50,12 @@ class Node:
 
 
 def serve(node: Node, broadcasts: Mapping[int, Broadcast]) -> RecordDict:
-    """The answers of a block of clients, one after the other; a client that raises fails alone."""
+    """The answers of a block of clients, one after the other; a client that raises, or is late, fails alone."""
     answers = {}
     for client, broadcast in broadcasts.items():
         try:
-            answers[client] = answer(node, client, broadcast)
+            with deadline(node.timeout):
+                answers[client] = answer(node, client, broadcast)
         except Exception as error:  # noqa: BLE001 - a client may raise anything; it becomes its answer
             if os.environ.get("FEDSIM_DEBUG"):  # set by --debug
                 traceback.print_exc()

@@ -35,7 +35,8 @@ class Participation(Section):
     min_replies: int = Field(default=1, ge=1)
     """Usable uploads a round needs; with fewer the run fails."""
     timeout: float = Field(default=600.0, gt=0)
-    """Seconds one client may work on one round; a node has as many times that as it was asked for clients."""
+    """Seconds one client may work on one round, by its own clock; a node that does not keep to it is given up, on
+    a SuperLink when no node at all has answered for that long times the clients of a node, and 30 s."""
     per_node: int = Field(default=1, ge=1)
     """Clients that one Flower node serves, a contiguous block, in one message per round; no influence on the result.
     A client that raises fails alone; one that hangs, or kills its process, takes those asked of its node along."""

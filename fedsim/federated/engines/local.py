@@ -19,6 +19,7 @@ from flwr.supercore.run import Run
 
 from fedsim.config import Section
 from fedsim.federated.blocks import addressed
+from fedsim.federated.deadline import GRACE
 from fedsim.federated.engines.base import Job, Serve, server_app
 from fedsim.federated.engines.workers import RUN_ID, Worker, identify
 from fedsim.federated.progress import Listener
@@ -148,7 +149,7 @@ class LocalGrid(Grid):
             if worker.message is None:
                 continue
             identity = worker.message.metadata.message_id
-            patience = self._timeout * max(1, len(addressed(worker.message.content)))
+            patience = self._timeout * max(1, len(addressed(worker.message.content))) + GRACE
             reply, progress = worker.poll()
             for entry in progress:
                 if self._progress is not None:

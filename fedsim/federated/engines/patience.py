@@ -2,7 +2,7 @@
 
 Flower's grids return at once from `pull_messages` and know no deadline. The server of such a grid cannot see when a
 node began to work, and nodes may have to wait for each other; so the deadline is on silence: if for `timeout` seconds
-(times the clients of the largest message) no node has answered anything, every message that is still open is answered
+(times the clients of the largest message, and some for the way) no node has answered anything, every message that is still open is answered
 by an error. An answer after that is not heard.
 """
 
@@ -21,6 +21,9 @@ from fedsim.federated.blocks import addressed
 
 SHORTEST, LONGEST = 0.02, 0.5
 """Seconds between two looks for replies: the first and, while nothing comes, the last."""
+
+DELIVERY = 30.0
+"""Seconds more, for a node that looks for messages every few seconds and starts a process for each."""
 
 
 class PatientGrid(Grid):
@@ -84,7 +87,7 @@ class PatientGrid(Grid):
         if replies:
             self._heard, self._pause = time.monotonic(), SHORTEST
             return replies
-        patience = self._timeout * max((self._clients[identity] for identity in wanted), default=1)
+        patience = self._timeout * max((self._clients[identity] for identity in wanted), default=1) + DELIVERY
         if time.monotonic() - self._heard > patience:
             reason = f"no reply, and no other node has answered for {patience:g} s"
             return [self._given_up(identity, reason) for identity in wanted]

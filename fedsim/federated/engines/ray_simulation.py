@@ -35,6 +35,7 @@ from flwr.superlink.grid import InMemoryGrid
 from ray import exceptions
 
 from fedsim.federated.blocks import addressed
+from fedsim.federated.deadline import GRACE
 from fedsim.federated.engines.base import Job
 from fedsim.federated.engines.patience import PatientGrid
 from fedsim.types import RunFailed
@@ -108,7 +109,7 @@ class Backend(RayBackend):
         assert self.app_fn is not None
         actor: Any = self.pool.pool.pop()  # Flower's loop has one thread per actor, so one is idle
         self._busy.add(actor)
-        patience = self._timeout * max(1, len(addressed(message.content)))
+        patience = self._timeout * max(1, len(addressed(message.content))) + GRACE
         try:
             asked = actor.run.remote(self.app_fn, message, "", context)
             _, reply, context = ray.get(asked, timeout=patience)
