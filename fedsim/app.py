@@ -19,10 +19,11 @@ from flwr.serverapp import Grid, ServerApp
 from fedsim.build import Parts
 from fedsim.config import parse_yaml, validate
 from fedsim.federated.blocks import addressed, clients_of, read_broadcasts
-from fedsim.federated.client import Node, serve
+from fedsim.federated.client import Node
 from fedsim.federated.engines.base import Outcome
 from fedsim.federated.engines.hosted import Hosted
 from fedsim.federated.engines.submission import tell
+from fedsim.federated.serve import serve
 from fedsim.schema import FederatedRun, load_run
 from fedsim.types import UserError
 from fedsim.verdict import WRONG_INPUT, verdict
@@ -64,6 +65,7 @@ def train(message: Message, context: Context) -> Message:
         checkpoint_every=config.checkpoint_every,
         faults=config.faults,
         timeout=config.participation.timeout,
+        forget=config.transcript == "none",
     )
     return Message(serve(node, read_broadcasts(message.content)), reply_to=message)
 

@@ -24,6 +24,7 @@ from fedsim.distill.real import RealImages
 from fedsim.federated.base import Algorithm, Setting
 from fedsim.federated.engines.base import Engine
 from fedsim.federated.rounds import asked
+from fedsim.models.functional import has_batch_norm
 from fedsim.models.network import Network, build_network
 from fedsim.schema import Compute, Distillation, Experiment, FederatedRun
 from fedsim.seeding import Streams
@@ -189,6 +190,13 @@ def check(parts: Parts) -> None:
             raise UserError(f"faults: client {fault.client} does not exist; valid: 0 to {clients - 1}")
         if fault.round > config.rounds:
             raise UserError(f"faults: round {fault.round} does not exist; valid: 1 to {config.rounds}")
+    networks = getattr(config.method, "networks", None)
+    together = getattr(networks, "shared", False) and config.participation.per_node > 1
+    if together and has_batch_norm(parts.fresh()(parts.streams.generator("template"))):
+        raise UserError(
+            "method.networks.shared: clients of one node are condensed together and would see one another through "
+            "batch norm; choose another model.norm, or participation.per_node=1"
+        )
     holding = sum(len(positions) > 0 for positions in parts.split.client)
     most = asked(config.participation.fraction, holding)
     if config.participation.min_replies > most:

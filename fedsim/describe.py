@@ -56,7 +56,7 @@ def _settings(schema: type[Section]) -> list[str]:
     for key, field in schema.model_fields.items():
         lines.append(f"  {key} = {_default(field.get_default(call_default_factory=True))}")
         if field.description:
-            lines.append(f"      {field.description}")
+            lines.append(f"      {' '.join(field.description.split())}")
     return lines
 
 

@@ -17,6 +17,7 @@ from fedsim.federated.engines.local import Config as LocalConfig
 from fedsim.federated.faults import Fault
 from fedsim.federated.messages import UploadLimits
 from fedsim.federated.rounds import Participation
+from fedsim.federated.transcript import Mode
 from fedsim.training.evaluate import EvaluationConfig
 from fedsim.training.train import TrainConfig
 from fedsim.types import UserError
@@ -80,6 +81,9 @@ class FederatedRun(Experiment):
     """Who is asked, how long, how many must answer."""
     upload_limits: UploadLimits = UploadLimits()
     """What an upload may hold."""
+    transcript: Mode = "uploads"
+    """What is kept of what travelled: `uploads`, `all` (broadcasts too, each distinct one once), or `none` (nothing but
+    what a resumed run needs)."""
     controls: Controls = Controls()
     """Which controls are run."""
     faults: tuple[Fault, ...] = Field(default=(), strict=False)
@@ -133,6 +137,8 @@ def _possible(config: Experiment) -> None:
             "method.networks: draws around the server's weights, which a central run does not have; "
             "valid here: fresh, or pool with around: fresh"
         )
+    if isinstance(config, Distillation) and getattr(networks, "shared", False):
+        raise UserError("method.networks.shared: a central run has one owner and nobody to share with; leave it out")
 
 
 def settle(compute: Compute) -> Compute:

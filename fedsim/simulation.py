@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,9 @@ from fedsim.federated.base import ClientView, ServerState, network_with
 from fedsim.federated.blocks import node_count
 from fedsim.federated.engines.base import Engine, Job
 from fedsim.federated.messages import Contract
-from fedsim.federated.rounds import RoundRecord, Server, run_rounds
+from fedsim.federated.record import RoundRecord
+from fedsim.federated.rounds import Server, run_rounds
+from fedsim.federated.transcript import Transcript
 from fedsim.models.functional import model_sha256
 from fedsim.runs import RunDirectory
 from fedsim.schema import FederatedRun
@@ -44,7 +47,8 @@ def simulate(run: RunDirectory, parts: Parts, terminal: Terminal, engine: Engine
     controls: dict[str, Any] = {}
     if algorithm.budget(setting) and _config(parts).controls.upload_real_subset:
         controls["upload_real_subset"] = _upload_real_subset(parts, records, on_val, terminal)
-    return _result(parts, state, records, controls) | {"seconds_before": before}
+    found = _result(parts, state, records, controls) | {"transcript": _transcript(run, _config(parts)).size()}
+    return found | {"seconds_before": before}
 
 
 def small_cells(parts: Parts) -> list[list[int]]:
@@ -75,6 +79,7 @@ def _rounds(
         rounds=config.rounds,
         participation=config.participation,
         contract=Contract.agree(setting, per_class, weights, config.upload_limits),
+        transcript=_transcript(run, config),
         available=[client for client, positions in enumerate(parts.split.client) if len(positions)],
         score=on_val,
         console=terminal,
@@ -92,7 +97,13 @@ def _rounds(
         progress=terminal.client_progress,
     )
     engine.run(job, lambda grid: outcome.append(run_rounds(grid, server)))
+    if config.transcript == "none":
+        shutil.rmtree(run.path / "clients", ignore_errors=True)
     return outcome[0]
+
+
+def _transcript(run: RunDirectory, config: FederatedRun) -> Transcript:
+    return Transcript(run.path, config.transcript, run.path.name)
 
 
 def _upload_real_subset(

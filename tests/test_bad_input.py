@@ -35,6 +35,12 @@ OVERRIDES: dict[str, tuple[str, list[str]]] = {
     "fraction_above_one": ("participation.fraction=1.5", ["participation.fraction", "1.5", "equal to 1"]),
     "timeout_zero": ("participation.timeout=0", ["participation.timeout", "got 0", "greater than 0"]),
     "min_replies_above_clients": ("participation.min_replies=3", ["min_replies=3", "valid: 1 to 2"]),
+    "batch_norm_together": (
+        "method.networks.shared=true participation.per_node=2 model.norm=batch",
+        ["method.networks.shared", "batch norm", "per_node=1"],
+    ),
+    "per_node_zero": ("participation.per_node=0", ["participation.per_node", "got 0", "equal to 1"]),
+    "transcript": ("transcript=some", ["transcript", "'some'", "'none', 'uploads' or 'all'"]),
     "nan": ("server.lr=.nan", ["server.lr", "nan", "finite"]),
     "infinity": ("participation.timeout=.inf", ["participation.timeout", "inf", "finite"]),
     "negative_seed": ("seed=-1", ["seed", "-1", "equal to 0"]),
@@ -181,6 +187,7 @@ def test_gpu_where_there_is_none(refused):
 CENTRALLY = {
     "run_file": (["run.yaml"], ["has an algorithm", "fedsim run"]),
     "around_a_server": (["central.yaml", "method.networks.around=server"], ["method.networks", "central", "fresh"]),
+    "shared_with_nobody": (["central.yaml", "method.networks.shared=true"], ["method.networks.shared", "leave it out"]),
     "perturbed": (["central.yaml", "method.networks=perturb"], ["method.networks", "central", "fresh"]),
     "federated_key": (["central.yaml", "rounds=2"], ["rounds", "unknown key", "evaluation"]),
     "no_method": (["central.yaml", "method="], ["method", "needs a name", "dm"]),

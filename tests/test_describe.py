@@ -32,7 +32,7 @@ def test_every_part_shows_its_text_and_all_settings(kind, name):
         else:
             json.loads(shown.partition(" = ")[2])
         if field.description:
-            assert f"      {field.description}" in "\n".join(settings)
+            assert f"      {' '.join(str(field.description).split())}" in "\n".join(settings)
 
 
 def test_defaults_that_are_sections_are_written_out():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -160,9 +161,18 @@ class SyntheticSet:
         return _picture(canvas)
 
 
-def union(sets: list[SyntheticSet]) -> Images:
-    """All images of several sets, in the order given."""
-    return Images(torch.cat([one.images for one in sets]), torch.cat([one.labels for one in sets]))
+def union(sets: Sequence[SyntheticSet]) -> Images:
+    """All images of several sets, in the order given.
+
+    Each item is asked for twice and let go, so that beside the union only one set of a lazy sequence is in memory.
+    """
+    sizes = [len(one) for one in sets]
+    pixels = torch.empty((sum(sizes), *sets[0].images.shape[1:]), dtype=torch.uint8)
+    labels = torch.empty(sum(sizes), dtype=torch.int64)
+    for one, where, places in zip(sets, pixels.split(sizes), labels.split(sizes), strict=True):
+        where.copy_(one.images)
+        places.copy_(one.labels)
+    return Images(pixels, labels)
 
 
 def check_tensors(  # noqa: PLR0911 - one return per defect

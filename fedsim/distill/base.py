@@ -9,8 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int64
@@ -19,22 +20,47 @@ from torch import Tensor
 from fedsim.config import Section
 from fedsim.data.synthetic import SyntheticSet
 from fedsim.data.transforms import Normalise
-from fedsim.distill.real import RealImages
+from fedsim.distill.real import Real
 from fedsim.models.functional import state
 from fedsim.models.network import Network
 from fedsim.runs import load_tensors, save_tensors
 from fedsim.seeding import Streams
 from fedsim.types import Params, UserError
 
+PIECE = 1024
+"""Most rows of several owners that pass together where no chunk is set: bounds the one-hot matrix of class sums."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows of whole owners: their part of a loss that is a sum over owners and classes stands by itself."""
+
+    rows: slice
+    """Synthetic images, consecutive."""
+    segments: slice
+    """Their (owner, class) segments, consecutive."""
+    labels: Int64[Tensor, "m"]
+    """Segment of each row, counted from the piece's first; modulo k it is the class."""
+    budget: Int64[Tensor, "s"]
+    """Rows of each segment."""
+
+    @cached_property
+    def present(self) -> Int64[Tensor, "q"]:
+        """Segments with a budget, ascending."""
+        return torch.nonzero(self.budget).flatten()
+
 
 @dataclass(frozen=True)
 class Task:
-    """One condensation: whose images, into how many, seen through which networks."""
+    """One condensation: whose images, into how many, seen through which networks.
 
-    real: RealImages
+    Several owners that see the same networks are one task: class c of owner g is segment g·k + c (`cohort.py`).
+    """
+
+    real: Real
     """The owner's images; hands out class sums, means and batches, nothing else."""
-    budget: Int64[Tensor, "k"]
-    """Synthetic images of each class; 0 where the owner has none."""
+    budget: Int64[Tensor, "s"]
+    """Synthetic images of each class (of each segment, s = owners · k); 0 where the owner has none."""
     network: Network
     """Template of the architecture; its weights are never used, only its form."""
     normalise: Normalise
@@ -47,6 +73,31 @@ class Task:
     """Images per forward pass; 0 is all at once."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     """Where images and networks live."""
+    shared: Streams | None = None
+    """Streams that all owners of a round draw networks and augmentations from; None: each has its own."""
+
+    @property
+    def owners(self) -> int:
+        """How many are condensed together."""
+        return len(self.budget) // self.num_classes
+
+    @cached_property
+    def pieces(self) -> list[Piece]:
+        """The synthetic images in pieces of whole owners, each at most `chunk` rows if an owner has no more."""
+        per_owner = self.budget.cpu().view(self.owners, -1).sum(1).tolist()
+        groups: list[list[int]] = [[]]
+        for owner, rows in enumerate(per_owner):
+            if groups[-1] and sum(per_owner[one] for one in groups[-1]) + rows > (self.chunk or PIECE):
+                groups.append([])
+            groups[-1].append(owner)
+        return [self._piece(group[0], group[-1] + 1, per_owner) for group in groups]
+
+    def _piece(self, first: int, end: int, per_owner: list[int]) -> Piece:
+        segments = slice(first * self.num_classes, end * self.num_classes)
+        rows = slice(sum(per_owner[:first]), sum(per_owner[:end]))
+        budget = self.budget[segments]
+        labels = torch.repeat_interleave(torch.arange(len(budget)), budget.cpu())
+        return Piece(rows, segments, labels.to(self.device), budget.to(self.device))
 
     @property
     def num_classes(self) -> int:
@@ -60,12 +111,12 @@ class Task:
 
     @property
     def present(self) -> Tensor:
-        """Classes with a budget, ascending."""
+        """Classes (segments) with a budget, ascending."""
         return torch.nonzero(self.budget).flatten()
 
     def labels(self) -> Int64[Tensor, "m"]:
-        """Labels of the synthetic images: each class `budget` times, ascending."""
-        return torch.repeat_interleave(torch.arange(self.num_classes), self.budget.cpu()).to(self.device)
+        """Labels of the synthetic images: each class (segment) `budget` times, ascending."""
+        return torch.repeat_interleave(torch.arange(len(self.budget)), self.budget.cpu()).to(self.device)
 
     def fresh(self, rng: torch.Generator) -> Params:
         """Newly initialised weights of the architecture."""
@@ -91,7 +142,10 @@ class Distiller(Protocol):
         ...
 
     def step(self, task: Task, artifacts: Any, state: Any, rng: torch.Generator) -> dict[str, Tensor]:
-        """One iteration, in place; returns 0-d tensors on the device, fetched only every `log_every` steps."""
+        """One iteration, in place; returns 0-d tensors on the device, fetched only every `log_every` steps.
+
+        With several owners a tensor has one entry for each.
+        """
         ...
 
     def result(self, task: Task, state: Any) -> SyntheticSet:
@@ -99,8 +153,9 @@ class Distiller(Protocol):
         ...
 
 
-S = TypeVar("S")
 Log = Callable[[int, dict[str, float]], None]
+History = list[tuple[int, dict[str, Any]]]
+"""(iteration, metrics): a number of each, or a list of one for each owner."""
 
 
 def condense(
@@ -121,31 +176,51 @@ def condense(
     """
     artifacts = method.prepare(task, streams.generator("prepare"))
     current = method.init(task, artifacts, streams.generator("init"))
-    history: list[tuple[int, dict[str, float]]] = []
-    first = 0
-    checkpoint = store / "condensation.safetensors" if store is not None else None
-    if checkpoint is not None and checkpoint.is_file():
-        first, history = _restore(current, checkpoint)
-    saved = time.monotonic()
-    for iteration in range(first, iterations):
-        metrics = method.step(task, artifacts, current, streams.generator("step", iteration))
-        done = iteration + 1
-        if done % log_every == 0 or done in {1, iterations}:
-            values = {name: float(value) for name, value in metrics.items()}
-            history.append((done, values))
-            if log is not None:
-                log(done, values)
-        if checkpoint is not None and done < iterations and time.monotonic() - saved > checkpoint_every:
-            save_tensors(checkpoint, _tensors(current), {"iteration": done, "history": history})
-            saved = time.monotonic()
+    drive = Drive(iterations, task.shared or streams, store, checkpoint_every, log_every, log)
+    history = drive.run(method, task, artifacts, current)
     return method.result(task, current), history
+
+
+@dataclass(frozen=True)
+class Drive:
+    """How the one loop is driven: see `condense`."""
+
+    iterations: int
+    steps: Streams
+    """Step i draws from `steps.generator("step", i)`."""
+    store: Path | None
+    checkpoint_every: float
+    log_every: int
+    log: Callable[[int, dict[str, Any]], None] | None
+
+    def run(self, method: Distiller, task: Task, artifacts: Any, current: Any) -> History:
+        """Take the steps on `current`, in place."""
+        history: History = []
+        first = 0
+        checkpoint = self.store / "condensation.safetensors" if self.store is not None else None
+        if checkpoint is not None and checkpoint.is_file():
+            first, history = _restore(current, checkpoint)
+        saved = time.monotonic()
+        for iteration in range(first, self.iterations):
+            metrics = method.step(task, artifacts, current, self.steps.generator("step", iteration))
+            done = iteration + 1
+            if done % self.log_every == 0 or done in {1, self.iterations}:
+                values = {name: value.tolist() for name, value in metrics.items()}
+                history.append((done, values))
+                if self.log is not None:
+                    self.log(done, values)
+            late = time.monotonic() - saved > self.checkpoint_every
+            if checkpoint is not None and done < self.iterations and late:
+                save_tensors(checkpoint, _tensors(current), {"iteration": done, "history": history})
+                saved = time.monotonic()
+        return history
 
 
 def _tensors(current: Any) -> dict[str, Tensor]:
     return {entry.name: getattr(current, entry.name) for entry in fields(current)}
 
 
-def _restore(current: Any, checkpoint: Path) -> tuple[int, list[tuple[int, dict[str, float]]]]:
+def _restore(current: Any, checkpoint: Path) -> tuple[int, History]:
     tensors, meta = load_tensors(checkpoint)
     expected = _tensors(current)
     form = {name: (value.shape, value.dtype) for name, value in tensors.items()}

@@ -19,3 +19,28 @@ def class_sums(features: Float[Tensor, "n d"], labels: Int64[Tensor, "n"], num_c
 def class_means(sums: Float[Tensor, "k d"], counts: Int64[Tensor, "k"]) -> Float[Tensor, "k d"]:
     """Sums over counts; zero for an absent class."""
     return sums / counts.clamp(min=1).to(sums.dtype).unsqueeze(1)
+
+
+def ordered_sums(
+    features: Float[Tensor, "n d"], labels: Int64[Tensor, "n"], sums: Float[Tensor, "s d"], block: int = 512
+) -> None:
+    """Add the rows of each label to `sums`, in place and without a gradient; `labels` ascend and lie on the CPU.
+
+    A block of rows meets only the labels it holds, so the cost is O(n · block · d) whatever the number of labels; sums
+    are added in the order of the rows, on every device.
+    """
+    for rows, places in zip(features.split(block), labels.split(block), strict=True):
+        first, last = int(places[0]), int(places[-1])
+        sums[first : last + 1] += class_sums(rows, (places - first).to(rows.device), last + 1 - first)
+
+
+def owner_losses(
+    real_means: Float[Tensor, "s d"],
+    synthetic_means: Float[Tensor, "s d"],
+    budget: Int64[Tensor, "s"],
+    num_classes: int,
+) -> Float[Tensor, "g"]:
+    """Mean over the classes present of the squared distance, for each of g = s / k owners."""
+    present = (budget > 0).view(-1, num_classes)
+    distances = (real_means - synthetic_means).square().sum(1).view(-1, num_classes)
+    return torch.where(present, distances, 0.0).sum(1) / present.sum(1).clamp(min=1)

@@ -57,7 +57,7 @@ class Draw:
     """Weights."""
     augmentation: Float[Tensor, "k p"] | None
     """DSA draws, a row per class; None without augmentation."""
-    real_sums: tuple[Float[Tensor, "k d"], Int64[Tensor, "k"]] | None
+    real_sums: tuple[Float[Tensor, "s d"], Int64[Tensor, "s"]] | None
     """Cached real class sums and counts of this very pair; None: compute them now."""
 
 
@@ -137,16 +137,19 @@ class PoolConfig(Section):
     """`fresh`: new initialisations; `server`: perturbations of w_r."""
     radius: Radius = Radius(absolute=5.0)
     """ρ, used with `around: server`."""
+    shared: bool = False
+    """One pool per round for all clients, who take every step under the same pair: the clients of one node
+    (`participation.per_node`) are then condensed together."""
 
 
 @dataclass
 class PoolState:
-    """The pairs, stacked."""
+    """The pairs, stacked; sums of each class, or of each of s segments (owner, class)."""
 
     flats: Float[Tensor, "size p"]
     augmentations: Float[Tensor, "size k q"] | None
-    sums: Float[Tensor, "size k d"]
-    counts: Int64[Tensor, "size k"]
+    sums: Float[Tensor, "size s d"]
+    counts: Int64[Tensor, "size s"]
 
 
 class Pool:
@@ -164,7 +167,12 @@ class Pool:
         source: NetworkSource = Fresh(FreshConfig(), self.augment)
         if self.config.around == "server":
             source = Perturb(PerturbConfig(radius=self.config.radius), self.augment)
-        for _ in range(self.config.size):
+        if self.config.shared and task.shared is None:
+            raise UserError("method.networks.shared: one pool for all clients of a round, and here is no round of "
+                            "clients; valid here: shared: false")  # fmt: skip
+        for index in range(self.config.size):
+            if self.config.shared and task.shared is not None:
+                rng = task.shared.generator("member", index)
             member = source.draw(task, None, rng)
             total, number = real_sums(member.params, member.augmentation, rng)
             flats.append(flatten(member.params))

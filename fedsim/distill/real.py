@@ -6,7 +6,8 @@ owner replaces this class by one whose sums are clipped and noised, and no metho
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -14,10 +15,37 @@ from torch import Tensor
 
 from fedsim.data.images import Images
 from fedsim.data.transforms import Normalise
-from fedsim.distill.matching import class_sums
+from fedsim.distill.matching import class_sums, ordered_sums
 
 Embed = Callable[[Float[Tensor, "n c h w"], Int64[Tensor, "n"]], Float[Tensor, "n d"]]
 """Normalised images and their labels (augmentations are drawn per class) to feature vectors."""
+
+
+@runtime_checkable
+class Real(Protocol):
+    """What a method may ask of real images, whoever owns them."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(c, h, w)."""
+        ...
+
+    @property
+    def counts(self) -> Int64[Tensor, "s"]:
+        """Real images of each class, on the CPU."""
+        ...
+
+    def class_sums(
+        self, embed: Embed, per_class: int, rng: torch.Generator, *, chunk: int = 0
+    ) -> tuple[Float[Tensor, "s d"], Int64[Tensor, "s"]]:
+        """Σ embed(x) over up to `per_class` random images of every class (0: all of them), and how many there were."""
+        ...
+
+    def subset(
+        self, counts: Int64[Tensor, "s"], rng: torch.Generator
+    ) -> tuple[UInt8[Tensor, "m c h w"], Int64[Tensor, "m"]]:
+        """`counts[c]` random real images of each class c (at most those there are), labels ascending."""
+        ...
 
 
 class RealImages:
@@ -26,7 +54,7 @@ class RealImages:
     def __init__(self, images: Images, num_classes: int, normalise: Normalise, device: torch.device) -> None:
         self._images = Images(images.pixels.to(device), images.labels.to(device))
         self._labels = images.labels.cpu()
-        self._normalise = normalise
+        self.normalise = normalise
         self.num_classes = num_classes
         _, channels, height, width = images.pixels.shape
         self.image_shape: tuple[int, int, int] = (channels, height, width)
@@ -43,7 +71,7 @@ class RealImages:
         pieces = chunk or len(rows)
         for index, targets in zip(rows.split(pieces), labels.to(device).split(pieces), strict=True):
             with torch.no_grad():
-                features = embed(self._normalise(self._images.pixels[index.to(device)]), targets)
+                features = embed(self.normalise(self._images.pixels[index.to(device)]), targets)
                 part = class_sums(features, targets, self.num_classes)
             sums = part if sums is None else sums + part
         assert sums is not None, "a task without real images is never condensed"
@@ -66,3 +94,47 @@ class RealImages:
         rank = torch.arange(len(order)) - starts[labels]
         kept = rank < counts[labels]
         return order[kept], labels[kept]
+
+
+class Owners:
+    """Several owners behind the same door: class c of owner g is segment g·k + c.
+
+    Each owner draws as it would alone from the generator it is given: all of them start from the same state.
+    """
+
+    def __init__(self, owners: Sequence[RealImages]) -> None:
+        self._owners = owners
+        self._classes = owners[0].num_classes
+        self.image_shape: tuple[int, int, int] = owners[0].image_shape
+        self.counts = torch.cat([owner.counts for owner in owners])
+        """Real images of each segment, on the CPU."""
+
+    def class_sums(
+        self, embed: Embed, per_class: int, rng: torch.Generator, *, chunk: int = 0
+    ) -> tuple[Float[Tensor, "s d"], Int64[Tensor, "s"]]:
+        """As for one owner, for every segment; a chunk holds images of as many owners as fit."""
+        most = torch.full((self._classes,), per_class or int(self.counts.max()))
+        images, labels = self.subset(most.repeat(len(self._owners)), rng)
+        places = labels.cpu()
+        sums: Tensor | None = None
+        size = chunk or len(labels)
+        for pixels, segments, where in zip(images.split(size), labels.split(size), places.split(size), strict=True):
+            with torch.no_grad():
+                features = embed(self._owners[0].normalise(pixels), segments)
+            if sums is None:
+                sums = features.new_zeros((len(self.counts), features.shape[1]))
+            ordered_sums(features, where, sums)
+        assert sums is not None, "a task without real images is never condensed"
+        return sums, torch.bincount(places, minlength=len(self.counts)).to(sums.device)
+
+    def subset(
+        self, counts: Int64[Tensor, "s"], rng: torch.Generator
+    ) -> tuple[UInt8[Tensor, "m c h w"], Int64[Tensor, "m"]]:
+        """`counts[s]` random real images of each segment s (at most those there are), labels ascending."""
+        state, images, labels = rng.get_state(), [], []
+        for index, (owner, wanted) in enumerate(zip(self._owners, counts.split(self._classes), strict=True)):
+            rng.set_state(state)
+            pixels, classes = owner.subset(wanted, rng)
+            images.append(pixels)
+            labels.append(classes + index * self._classes)
+        return torch.cat(images), torch.cat(labels)

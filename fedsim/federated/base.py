@@ -146,6 +146,20 @@ class Algorithm(Protocol):
         ...
 
 
+@runtime_checkable
+class Together(Protocol):
+    """An algorithm that can do several clients' part at once, where they share what they draw."""
+
+    @property
+    def together(self) -> bool:
+        """Whether the settings allow it."""
+        ...
+
+    def clients(self, views: Sequence[ClientView], broadcast: Broadcast, streams: Sequence[Streams]) -> list[Upload]:
+        """ClientUpdate(k, w_r) of each; the uploads agree with those of `client` up to rounding."""
+        ...
+
+
 def network_with(setting: Setting, weights: Params) -> Network:
     """A network that holds `weights`."""
     network = setting.fresh(setting.streams.generator("template"))

@@ -1,6 +1,4 @@
-"""The clients' side of a round: answer once per (client, round), and give the same answer when asked again.
-
-A node answers for each client it was asked for, in the order asked.
+"""The client's side of a round: answer once per (client, round), and give the same answer when asked again.
 
 The finished upload is kept in the client's own folder before it leaves; a resumed run, or a restarted node, finds it
 there. Half-done condensations are kept by the driver in the same folder.
@@ -8,9 +6,8 @@ there. Half-done condensations are kept by the driver in the same folder.
 
 from __future__ import annotations
 
-import os
-import traceback
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +16,11 @@ from flwr.app import RecordDict
 from fedsim.data.images import Images
 from fedsim.data.synthetic import SyntheticSet
 from fedsim.federated.base import Algorithm, Broadcast, ClientView, Setting, Upload
-from fedsim.federated.blocks import write_answers
-from fedsim.federated.deadline import deadline
 from fedsim.federated.faults import Fault, before_work, tamper
-from fedsim.federated.messages import write_failure, write_store_failure, write_upload
+from fedsim.federated.messages import write_store_failure, write_upload
 from fedsim.federated.progress import LISTENER
 from fedsim.runs import load_tensors, save_tensors
+from fedsim.seeding import Streams
 from fedsim.types import UserError
 
 
@@ -43,24 +39,12 @@ class Node:
     faults: Sequence[Fault] = ()
     timeout: float = 600.0
     """Seconds one client may work on one round."""
+    forget: bool = False
+    """Drop a client's folders of earlier rounds when it is asked for the next: their uploads arrived."""
 
     def folder(self, client: int, round_number: int) -> Path | None:
         """A client's own folder for one round."""
         return self.store / f"client_{client:04d}" / f"round_{round_number:03d}" if self.store is not None else None
-
-
-def serve(node: Node, broadcasts: Mapping[int, Broadcast]) -> RecordDict:
-    """The answers of a block of clients, one after the other; a client that raises, or is late, fails alone."""
-    answers = {}
-    for client, broadcast in broadcasts.items():
-        try:
-            with deadline(node.timeout):
-                answers[client] = answer(node, client, broadcast)
-        except Exception as error:  # noqa: BLE001 - a client may raise anything; it becomes its answer
-            if os.environ.get("FEDSIM_DEBUG"):  # set by --debug
-                traceback.print_exc()
-            answers[client] = write_failure(f"{type(error).__name__}: {error}")
-    return write_answers(answers)
 
 
 def answer(node: Node, client: int, broadcast: Broadcast) -> RecordDict:
@@ -78,18 +62,21 @@ def answer(node: Node, client: int, broadcast: Broadcast) -> RecordDict:
 
 
 def _work(node: Node, client: int, broadcast: Broadcast) -> Upload:
-    folder = node.folder(client, broadcast.round)
-    upload = _stored(folder, client, broadcast, node.setting) if folder is not None else None
+    upload = kept(node, client, broadcast, (client,))
     if upload is None:
-        view = _view(node, client, folder)
-        streams = node.setting.streams.at("client", client, "round", broadcast.round)
-        upload = node.algorithm.client(view, broadcast, streams)
-        if folder is not None:
-            _keep(folder, upload, broadcast.sha256)
+        upload = node.algorithm.client(view_of(node, client, broadcast), broadcast, streams_of(node, client, broadcast))
+        keep(node, upload, broadcast, (client,))
     return upload
 
 
-def _view(node: Node, client: int, folder: Path | None) -> ClientView:
+def streams_of(node: Node, client: int, broadcast: Broadcast) -> Streams:
+    """A client's own random streams in one round."""
+    return node.setting.streams.at("client", client, "round", broadcast.round)
+
+
+def view_of(node: Node, client: int, broadcast: Broadcast) -> ClientView:
+    """What one client sees in one round."""
+    folder = node.folder(client, broadcast.round)
     listener, steps = LISTENER.get(), node.algorithm.work()
 
     def log(iteration: int, values: dict[str, float]) -> None:
@@ -99,9 +86,14 @@ def _view(node: Node, client: int, folder: Path | None) -> ClientView:
     return ClientView(client, node.setting, node.images(client), folder, node.checkpoint_every, log)
 
 
-def _keep(folder: Path, upload: Upload, asked: str) -> None:
+def keep(node: Node, upload: Upload, broadcast: Broadcast, together: Sequence[int]) -> None:
+    """Store a finished upload, made in one go with those of the clients `together`; drop its half-done state."""
+    folder = node.folder(upload.client, broadcast.round)
+    if folder is None:
+        return
     tensors = {f"weights.{name}": value for name, value in (upload.weights or {}).items()}
-    meta = {"examples": upload.examples, "losses": list(upload.losses), "provenance": None, "asked": asked}
+    meta = {"examples": upload.examples, "losses": list(upload.losses), "provenance": None}
+    meta |= {"asked": broadcast.sha256, "together": list(together)}
     if upload.synthetic is not None:
         tensors |= {"images": upload.synthetic.images, "labels": upload.synthetic.labels}
         meta["provenance"] = upload.synthetic.provenance
@@ -109,20 +101,29 @@ def _keep(folder: Path, upload: Upload, asked: str) -> None:
     (folder / "condensation.safetensors").unlink(missing_ok=True)
 
 
-def _stored(folder: Path, client: int, broadcast: Broadcast, setting: Setting) -> Upload | None:
-    """The upload kept for this round, if it answered the same weights."""
-    path = folder / "upload.safetensors"
-    if not path.is_file():
+def kept(node: Node, client: int, broadcast: Broadcast, together: Sequence[int]) -> Upload | None:
+    """The upload kept for this round, if it answered the same weights in the same company."""
+    folder = node.folder(client, broadcast.round)
+    if folder is not None and node.forget:
+        _forget(folder.parent, broadcast.round)
+    if folder is None or not (folder / "upload.safetensors").is_file():
         return None
-    tensors, meta = load_tensors(path)
-    if meta.get("asked") != broadcast.sha256:
+    tensors, meta = load_tensors(folder / "upload.safetensors")
+    if meta.get("asked") != broadcast.sha256 or meta.get("together") != list(together):
         return None
     weights = {name.removeprefix("weights."): value for name, value in tensors.items() if name.startswith("weights.")}
-    synthetic = None
+    synthetic, normalise = None, node.setting.normalise
     if "images" in tensors:
         synthetic = SyntheticSet(
-            tensors["images"], tensors["labels"], setting.classes, setting.normalise.mean, setting.normalise.std,
+            tensors["images"], tensors["labels"], node.setting.classes, normalise.mean, normalise.std,
             meta["provenance"],
         )  # fmt: skip
     losses = [(int(at), float(loss)) for at, loss in meta["losses"]]
     return Upload(client, broadcast.round, meta["examples"], synthetic, weights or None, losses)
+
+
+def _forget(folder: Path, before: int) -> None:
+    """Drop a client's folders of the rounds before this one."""
+    for old in folder.glob("round_*"):
+        if int(old.name.removeprefix("round_")) < before:
+            shutil.rmtree(old)

@@ -29,7 +29,7 @@ def deadline(seconds: float) -> Iterator[None]:
         yield
         return
 
-    def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of handlers
+    def interrupt(number: int, frame: FrameType | None) -> None:
         raise Late(f"not done within {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, interrupt)

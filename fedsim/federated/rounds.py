@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import asdict, dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from flwr.app import Message, MessageType, RecordDict
@@ -18,10 +18,12 @@ from flwr.serverapp import Grid
 from pydantic import Field
 
 from fedsim.config import Section
-from fedsim.federated.base import Algorithm, ServerState, Setting, Upload
+from fedsim.federated.base import Algorithm, ServerState, Setting
 from fedsim.federated.blocks import Envelopes, read_answer
 from fedsim.federated.messages import Contract, Rejected, failure, payload_bytes, read_upload, write_failure
 from fedsim.federated.nodes import Nodes
+from fedsim.federated.record import RoundRecord
+from fedsim.federated.transcript import Receipt, StoredUploads, Transcript
 from fedsim.runs import RunDirectory
 from fedsim.seeding import Streams
 from fedsim.types import RunFailed
@@ -38,8 +40,9 @@ class Participation(Section):
     """Seconds one client may work on one round, by its own clock; a node that does not keep to it is given up, on
     a SuperLink when no node at all has answered for that long times the clients of a node, and 30 s."""
     per_node: int = Field(default=1, ge=1)
-    """Clients that one Flower node serves, a contiguous block, in one message per round; no influence on the result.
-    A client that raises fails alone; one that hangs, or kills its process, takes those asked of its node along."""
+    """Clients that one Flower node serves, a contiguous block in one message per round. No influence on the result
+    (under `method.networks.shared` none but rounding). A client that raises or is late fails alone; one that kills
+    its process takes those asked of its node along."""
 
 
 @runtime_checkable
@@ -49,31 +52,6 @@ class Console(Protocol):
     def round_started(self, number: int, rounds: int, clients: Sequence[int]) -> None: ...
     def client_done(self, client: int, outcome: str) -> None: ...
     def round_finished(self, number: int, metrics: dict[str, float]) -> None: ...
-
-
-@dataclass
-class RoundRecord:
-    """What happened in one round; kept in the checkpoint and shown in the report."""
-
-    round: int
-    asked: list[int]
-    responders: list[int] = field(default_factory=list)
-    failed: dict[int, str] = field(default_factory=dict)
-    rejected: dict[int, str] = field(default_factory=dict)
-    uplink_bytes: dict[int, int] = field(default_factory=dict)
-    downlink_bytes: dict[int, int] = field(default_factory=dict)
-    losses: dict[int, list[tuple[int, float]]] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> RoundRecord:
-        """JSON turns integer keys into strings and pairs into lists; turn them back."""
-        for name in ("failed", "rejected", "uplink_bytes", "downlink_bytes", "losses"):
-            values[name] = {int(key): value for key, value in values[name].items()}
-        for client, logged in values["losses"].items():
-            values["losses"][client] = [(int(at), float(loss)) for at, loss in logged]
-        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -86,6 +64,7 @@ class Server:
     rounds: int
     participation: Participation
     contract: Contract
+    transcript: Transcript
     available: Sequence[int]
     """Clients that hold images."""
     score: Callable[[ServerState], float]
@@ -99,6 +78,7 @@ class Server:
 
 def run_rounds(grid: Grid, server: Server) -> tuple[ServerState, list[RoundRecord]]:
     """All rounds that are not stored yet; returns the last state and the record of every round."""
+    server.transcript.discard()
     state, records = _resume(server)
     nodes = Nodes(grid, server.nodes)
     needed = {client // server.participation.per_node for client in server.available}
@@ -118,6 +98,7 @@ def run_rounds(grid: Grid, server: Server) -> tuple[ServerState, list[RoundRecor
         record.seconds = time.monotonic() - started
         records.append(record)
         _store(server, state, records)
+        server.transcript.discard()
         server.console.round_finished(number, record.metrics)
     return state, records
 
@@ -136,19 +117,21 @@ def sample(available: Sequence[int], fraction: float, streams: Streams) -> list[
 
 def collect(
     grid: Grid, server: Server, nodes: Mapping[int, int], state: ServerState, record: RoundRecord
-) -> list[Upload]:
-    """Send the broadcasts, wait for every reply or error, check each upload; usable ones ordered by client."""
+) -> StoredUploads:
+    """Send the broadcasts, wait for every reply or error, check and store each upload as it comes."""
     broadcasts = server.algorithm.broadcast(state, record.asked)
+    server.transcript.open(record.round)
+    server.transcript.send(record.round, broadcasts)
     owners = _send(grid, server, nodes, Envelopes(broadcasts), record)
-    uploads: dict[int, Upload] = {}
+    receipts: list[Receipt] = []
     while owners:
         for reply in grid.pull_messages(list(owners)):
             for client in owners.pop(reply.metadata.reply_to_message_id):
-                upload = _receive(server, client, record, _content(reply, client))
-                if upload is not None:
-                    uploads[client] = upload
-    record.responders = sorted(uploads)
-    return [uploads[client] for client in record.responders]
+                receipt = _receive(server, client, record, _content(reply, client))
+                receipts += [receipt] if receipt is not None else []
+    uploads = StoredUploads(receipts)
+    record.responders = uploads.clients
+    return uploads
 
 
 def _send(
@@ -180,7 +163,7 @@ def _failed(server: Server, client: int, record: RoundRecord, reason: str) -> No
     server.console.client_done(client, f"failed: {reason}")
 
 
-def _receive(server: Server, client: int, record: RoundRecord, content: RecordDict) -> Upload | None:
+def _receive(server: Server, client: int, record: RoundRecord, content: RecordDict) -> Receipt | None:
     if (reason := failure(content)) is not None:
         _failed(server, client, record, reason)
         return None
@@ -192,13 +175,9 @@ def _receive(server: Server, client: int, record: RoundRecord, content: RecordDi
         server.console.client_done(client, f"rejected: {verdict}")
         return None
     record.losses[client] = list(upload.losses)
-    if upload.synthetic is not None:
-        path = server.run.path / "synthetic" / f"round_{record.round:03d}" / f"client_{client:04d}.safetensors"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        described = upload.synthetic.provenance | {"config": server.run.path.name}
-        replace(upload.synthetic, provenance=described).save(path)
+    receipt = server.transcript.accept(upload)
     server.console.client_done(client, "done")
-    return upload
+    return receipt
 
 
 def _resume(server: Server) -> tuple[ServerState, list[RoundRecord]]:

@@ -20,8 +20,9 @@ from PIL import Image
 from torch import Tensor
 
 from fedsim.data.synthetic import SyntheticSet
-from fedsim.report.collect import SMALL, RunView, collect, incomparable
+from fedsim.report.collect import collect, incomparable
 from fedsim.report.plots import Axis, Interval, Number, Series, forest, heat_map, line_chart, wide_range
+from fedsim.report.view import LISTED, SMALL, RunView
 from fedsim.runs import write_atomic
 
 OPEN = 12
@@ -62,7 +63,7 @@ def _environment() -> Environment:
     called = (accuracy_chart, forest_chart, partition_map, panels, loss_charts, step_charts, incomparable)
     environment.filters |= {one.__name__: one for one in (percent, points, count_bytes, short, count)}
     environment.globals |= {one.__name__: one for one in called}
-    environment.globals |= {"OPEN": OPEN, "SMALL": SMALL, "PER_CLASS": PER_CLASS}
+    environment.globals |= {"OPEN": OPEN, "SMALL": SMALL, "PER_CLASS": PER_CLASS, "LISTED": LISTED}
     return environment
 
 
@@ -154,8 +155,8 @@ def partition_map(run: RunView) -> list[Markup]:
     if (table := run.table) is None:
         return []
     maps = []
-    for start in range(0, len(table), 50):
-        block = table[start : start + 50]
+    for start in range(0, min(len(table), LISTED), 50):
+        block = table[start : min(start + 50, LISTED)]
         clients = range(start, start + len(block))
         title = f"Real images of each class at clients {clients[0]} to {clients[-1]}"
         marks = [[run.mark(client, label) for label in range(len(run.classes))] for client in clients]
@@ -164,7 +165,7 @@ def partition_map(run: RunView) -> list[Markup]:
 
 
 def loss_charts(run: RunView) -> list[Markup]:
-    """Losses by iteration: of every client in the last round with their median, or of every set."""
+    """Losses by iteration: of the clients in the last round with the median of all, or of every set."""
     if not run.federated:
         kept = [line for line in run.metrics if line["split"].startswith("set_")]
         names = sorted({line["name"] for line in kept})
@@ -178,7 +179,8 @@ def loss_charts(run: RunView) -> list[Markup]:
     lines = []
     for client, curve in curves.items():
         label, name = f"client {client}" if client == worst else "", f"client {client}"
-        lines.append(Series(label, [(at, value) for at, value in curve], 7, thin=True, title=name))
+        if len(lines) < LISTED or client == worst:
+            lines.append(Series(label, [(at, value) for at, value in curve], 7, thin=True, title=name))
         for at, value in curve:
             values_at.setdefault(at, []).append(value)
     middle = [(at, median(found)) for at, found in sorted(values_at.items())]

@@ -59,20 +59,20 @@ def fit(
     add up to those of the whole batch, except under batch norm, which always sees the whole batch.
     `progress(epoch, loss)` is called after every epoch. `rng` is a CPU generator.
     """
-    inputs, labels = normalise(images.pixels), images.labels
+    pixels, labels = images.pixels, images.labels
     optimiser = torch.optim.SGD(
         network.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
     )
     piece = 0 if has_batch_norm(network) else chunk
     network.train()
-    loss = torch.zeros((), device=inputs.device)
+    loss = torch.zeros((), device=pixels.device)
     for epoch in range(config.epochs):
         if config.schedule == "step" and epoch == math.ceil(config.epochs / 2):
             for group in optimiser.param_groups:
                 group["lr"] *= 0.1
-        loss = torch.zeros((), device=inputs.device)
+        loss = torch.zeros((), device=pixels.device)
         for rows in torch.randperm(len(images), generator=rng).split(config.batch_size):
-            batch = _augmented(inputs[rows.to(inputs.device)], config.augment, rng)
+            batch = _augmented(normalise(pixels[rows.to(pixels.device)]), config.augment, rng)
             optimiser.zero_grad()
             loss += _backward(network, batch, labels[rows.to(labels.device)], piece) * len(rows)
             optimiser.step()

@@ -6,7 +6,9 @@ import json
 import pickle
 import re
 import tempfile
+import weakref
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,25 @@ def test_counts_length_and_union() -> None:
     both = union([first, second])
     assert torch.equal(both.pixels, torch.cat([first.images, second.images]))
     assert torch.equal(both.labels, torch.cat([first.labels, second.labels]))
+
+
+def test_the_union_lets_each_set_go() -> None:
+    alive: list[weakref.ref[torch.Tensor]] = []
+
+    class Lazy(Sequence[SyntheticSet]):
+        def __len__(self) -> int:
+            return 6
+
+        def __getitem__(self, index: Any) -> Any:
+            if index >= 6:
+                raise IndexError
+            assert sum(one() is not None for one in alive) <= 1  # the one before, which the loop still names
+            one = made(3, seed=index)
+            alive.append(weakref.ref(one.images))
+            return one
+
+    together = union(Lazy())
+    assert torch.equal(together.pixels, torch.cat([made(3, seed=seed).images for seed in range(6)]))
 
 
 # --- what is refused ---

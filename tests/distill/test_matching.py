@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedsim.distill.matching import class_means, class_sums
+from fedsim.distill.matching import class_means, class_sums, ordered_sums, owner_losses
 from fedsim.seeding import stream
 
 LIGHT = settings(max_examples=25, deadline=None)
@@ -63,3 +63,25 @@ def test_every_row_receives_the_gradient_of_its_own_class() -> None:
     (gradient,) = torch.autograd.grad((means * weights).sum(), features)
     share = torch.tensor([1 / 3, 1.0, 1 / 3, 1 / 3], dtype=torch.float64).unsqueeze(1)
     torch.testing.assert_close(gradient, weights[labels] * share)
+
+
+@LIGHT
+@given(LABELS, SEEDS, st.integers(1, 5))
+def test_sums_in_blocks_of_ordered_rows_are_the_sums(labels: Tensor, seed: int, block: int) -> None:
+    ordered = labels.sort().values * 3  # with segments in between that no row belongs to
+    features = rows(ordered, seed)
+    sums = torch.ones(13, 3, dtype=torch.float64)
+    ordered_sums(features, ordered, sums, block)
+    torch.testing.assert_close(sums, by_loops(features, ordered, 13) + 1, rtol=0, atol=1e-13)
+
+
+@LIGHT
+@given(st.lists(st.lists(st.integers(0, 2), min_size=3, max_size=3).filter(any), min_size=1, max_size=4), SEEDS)
+def test_each_owners_loss_is_the_mean_over_its_classes(budgets: list[list[int]], seed: int) -> None:
+    budget = torch.tensor(budgets)
+    real, synthetic = (rows(budget.flatten(), seed + number) for number in (0, 1))
+    found = owner_losses(real, synthetic, budget.flatten(), 3)
+    for owner, counts in enumerate(budgets):
+        present = [3 * owner + label for label, count in enumerate(counts) if count]
+        expected = sum(float((real[at] - synthetic[at]).square().sum()) for at in present) / len(present)
+        assert abs(float(found[owner]) - expected) < 1e-12

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedsim.data.images import Images
-from fedsim.distill.real import RealImages
+from fedsim.distill.real import Owners, RealImages
 from fedsim.seeding import stream
 from tests.reference import dm as reference
 
@@ -123,3 +123,28 @@ def test_chunks_show_every_row_once(chunk: int) -> None:
     owner(reference.images(), 4).class_sums(spy, 0, stream(0), chunk=chunk)
     assert sum(sizes) == sum(reference.RAGGED)
     assert max(sizes) <= chunk
+
+
+# --- several owners ---
+
+SOME = st.lists(st.lists(st.integers(0, 4), min_size=3, max_size=3).filter(any), min_size=1, max_size=4)
+
+
+@LIGHT
+@given(SOME, SEEDS, st.integers(0, 3), st.integers(0, 4))
+def test_owners_together_draw_and_sum_as_each_alone(counts: list[list[int]], seed: int, batch: int, chunk: int) -> None:
+    owners = [owner(reference.images(one, seed=seed + index), 3) for index, one in enumerate(counts)]
+    together = Owners(owners)
+    sums, seen = together.class_sums(pixels_in_double, batch, stream(seed), chunk=chunk)
+    for index, one in enumerate(owners):
+        alone, held = one.class_sums(pixels_in_double, batch, stream(seed), chunk=chunk)
+        torch.testing.assert_close(sums[3 * index : 3 * index + 3], alone, rtol=0, atol=1e-12)
+        assert torch.equal(seen[3 * index : 3 * index + 3], held)
+    assert together.counts.tolist() == [count for one in counts for count in one]
+
+
+def test_a_subset_of_owners_is_ordered_by_segment() -> None:
+    owners = [owner(reference.images(one, seed=index), 2) for index, one in enumerate(((3, 1), (0, 2)))]
+    pixels, labels = Owners(owners).subset(torch.tensor([2, 9, 1, 1]), stream(0))
+    assert labels.tolist() == [0, 0, 1, 3]
+    assert torch.equal(pixels[3], owners[1].subset(torch.tensor([1, 1]), stream(0))[0][0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,9 @@ from fedsim.federated.algorithms.fedavg import FedAvg
 from fedsim.federated.algorithms.feddm import Config as FedDMConfig
 from fedsim.federated.algorithms.feddm import FedDM
 from fedsim.federated.base import Broadcast, ClientView, Upload
-from fedsim.federated.blocks import read_answer
-from fedsim.federated.client import Node, answer, serve
+from fedsim.federated.client import Node, answer
 from fedsim.federated.faults import Fault
-from fedsim.federated.messages import Contract, Rejected, UploadLimits, failure, read_upload
+from fedsim.federated.messages import Contract, Rejected, UploadLimits, read_upload
 from fedsim.federated.progress import LISTENER
 from fedsim.runs import load_tensors, save_tensors
 from fedsim.seeding import Streams
@@ -162,30 +162,9 @@ def test_faults_happen_to_the_answer_but_not_to_what_is_kept(tmp_path: Path) -> 
     assert algorithm.asked == 1
 
 
-# --- a node's block of clients ---
-
-
-def test_a_node_answers_for_each_client_as_that_client_alone() -> None:
+def test_a_client_told_to_forget_drops_what_arrived_in_earlier_rounds(tmp_path: Path) -> None:
     algorithm = feddm()
-    broadcast = Broadcast(2, algorithm.init(reference.setting()).weights)
-    together = serve(node(algorithm, None), {0: broadcast, 1: broadcast})
-    for client in (0, 1):
-        theirs, alone = (
-            read(content, algorithm, client=client)
-            for content in (read_answer(together, client), ask(algorithm, None, client=client))
-        )
-        assert theirs.synthetic is not None
-        assert alone.synthetic is not None
-        assert torch.equal(theirs.synthetic.images, alone.synthetic.images)
-        assert list(theirs.losses) == list(alone.losses)
-
-
-def test_a_client_that_raises_fails_alone() -> None:
-    algorithm = feddm()
-    broadcast = Broadcast(2, algorithm.init(reference.setting()).weights)
-    fault = Fault(name="raise", client=1, round=2)
-    together = serve(node(algorithm, None, faults=(fault,)), dict.fromkeys((0, 1, 2), broadcast))
-    assert failure(read_answer(together, 1)) == "RuntimeError: planned fault: client 1 raises in round 2"
-    for client in (0, 2):
-        assert failure(read_answer(together, client)) is None
-        assert read(read_answer(together, client), algorithm, client=client).synthetic is not None
+    for number in (2, 3):
+        broadcast = Broadcast(number, algorithm.init(reference.setting()).weights)
+        answer(replace(node(algorithm, tmp_path), forget=True), 1, broadcast)
+        assert [path.name for path in (tmp_path / "client_0001").iterdir()] == [f"round_{number:03d}"]

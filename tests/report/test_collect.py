@@ -4,15 +4,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from fedsim.build import Parts
-from fedsim.data.images import Images
 from fedsim.data.synthetic import SyntheticSet
-from fedsim.federated.rounds import RoundRecord
-from fedsim.report.collect import class_means, collect, incomparable
+from fedsim.federated.record import RoundRecord
+from fedsim.report.collect import collect, incomparable
 from fedsim.runs import RunDirectory, manifest
 from fedsim.schema import FederatedRun, resolve
 from fedsim.types import UserError
@@ -82,17 +80,6 @@ def _result(records: list[RoundRecord]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_class_means_equal_a_loop() -> None:
-    rng = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (9, 2, 3, 4), generator=rng, dtype=torch.uint8)
-    labels = torch.tensor([0, 2, 2, 0, 3, 3, 3, 0, 2])
-    means = class_means(Images(pixels, labels), 5)
-    for label in range(5):
-        held = [pixels[i].double() for i in range(9) if int(labels[i]) == label]
-        expected = sum(held) / len(held) if held else torch.zeros(2, 3, 4)
-        assert torch.equal(means[label], torch.as_tensor(expected).round().to(torch.uint8))
-
-
 def test_finished_run(tmp_path: Path) -> None:
     (run,) = collect([write_run(tmp_path)])
     assert (run.name, run.status, run.key, run.method, run.federated) == (
@@ -111,16 +98,6 @@ def test_finished_run(tmp_path: Path) -> None:
     assert run.small_cells == [(1, 4, 1), (0, 3, 15)]
     assert (run.mark(1, 4), run.mark(0, 3), run.mark(0, 0)) == ("tiny", "small", "")
     assert run.notes == []
-
-
-def test_real_means_are_those_of_the_client(tmp_path: Path) -> None:
-    (run,) = collect([write_run(tmp_path)])
-    found, whole = run.real_means(1), run.real_means(None)
-    assert found is not None
-    assert whole is not None
-    assert run.table is not None
-    assert np.array_equal(found[1], run.table[1])
-    assert np.array_equal(whole[1], run.table.sum(0))
 
 
 def test_unfinished_run_counts_from_what_is_there(tmp_path: Path) -> None:

@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from fedsim.data.augment import Config as DSAConfig
 from fedsim.data.images import Images
+from fedsim.data.transforms import Normalise
 from fedsim.models.convnet import Config as ConvNetConfig
 from fedsim.models.convnet import ConvNet
 from fedsim.models.functional import flatten, state
@@ -31,6 +34,15 @@ def trained(config: TrainConfig, *, norm: Norm = "instance", seed: int = 1, **op
     result = network(norm)
     fit(result, reference.images(), reference.NORMALISE, config, stream(seed), **options)
     return result
+
+
+@given(st.integers(1, 40), st.integers(0, 99))
+def test_a_batch_normalised_alone_is_its_rows_of_the_whole(size: int, seed: int) -> None:
+    """Training normalises batch by batch, so that float copies of all images are never held; no bit depends on it."""
+    pixels = torch.randint(0, 256, (40, 3, 5, 4), generator=stream(seed), dtype=torch.uint8)
+    normalise = Normalise((0.3, 0.5, 0.1), (0.4, 0.2, 0.9))
+    rows = torch.randperm(40, generator=stream(seed, "rows"))[:size]
+    assert torch.equal(normalise(pixels[rows]), normalise(pixels)[rows])
 
 
 def by_hand(config: TrainConfig, rates: list[float]) -> tuple[Tensor, float]:

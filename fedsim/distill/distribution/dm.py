@@ -31,7 +31,7 @@ from fedsim.data.augment import augment
 from fedsim.data.synthetic import SyntheticSet
 from fedsim.distill.base import Task
 from fedsim.distill.descent import Images, descend
-from fedsim.distill.matching import class_means, class_sums
+from fedsim.distill.matching import class_means, class_sums, owner_losses
 from fedsim.distill.networks import FreshConfig, NetworkSource
 from fedsim.models.functional import call, chunked, has_batch_norm
 from fedsim.types import Params
@@ -102,17 +102,20 @@ class DistributionMatching:
         """One projected step on the images."""
         drawn = self.source.draw(task, artifacts, rng)
         sums, counts = drawn.real_sums or self._real_sums(task, drawn.params, drawn.augmentation, rng)
-        labels = task.labels()
-        images = state.pixels.detach().requires_grad_()
-        features = self._features(task, drawn.params, drawn.augmentation, images, labels)
-        synthetic = class_means(class_sums(features, labels, task.num_classes), task.budget.to(task.device))
-        loss = matching_loss(class_means(sums, counts), synthetic, task.present.to(task.device))
-        (gradient,) = torch.autograd.grad(loss, images)
+        real, gradients, losses = class_means(sums, counts), [], []
+        for piece in task.pieces:
+            images = state.pixels[piece.rows].detach().requires_grad_()
+            features = self._features(task, drawn.params, drawn.augmentation, images, piece.labels)
+            synthetic = class_means(class_sums(features, piece.labels, len(piece.budget)), piece.budget)
+            loss = matching_loss(real[piece.segments], synthetic, piece.present)
+            gradients += torch.autograd.grad(loss, images)
+            each = (real[piece.segments], synthetic.detach(), piece.budget, task.num_classes)
+            losses.append(owner_losses(*each) if task.owners > 1 else loss.detach() / len(piece.present))
         descend(
-            state, gradient, task.normalise,
+            state, torch.cat(gradients), task.normalise,
             optimiser=self.config.optimiser, lr=self.config.lr, momentum=self.config.momentum,
         )  # fmt: skip
-        return {"loss": loss.detach() / len(task.present)}
+        return {"loss": torch.cat(losses) if task.owners > 1 else losses[0]}
 
     def result(self, task: Task, state: Images) -> SyntheticSet:
         """The images in bytes."""
@@ -136,7 +139,7 @@ class DistributionMatching:
     ) -> Float[Tensor, "n d"]:
         """What is matched, side by side, so that one squared distance is the sum of the terms."""
         if self.config.augment is not None and draws is not None:
-            images = augment(images, labels, draws, self.config.augment)
+            images = augment(images, labels % task.num_classes, draws, self.config.augment)
 
         def features(inputs: Tensor) -> Tensor:
             if self.config.match == ("embedding",):

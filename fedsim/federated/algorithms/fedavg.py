@@ -6,10 +6,11 @@
 
 Source  McMahan, Moore, Ramage, Hampson, Agüera y Arcas, "Communication-Efficient Learning of Deep Networks from
         Decentralized Data", AISTATS 2017, arXiv 1602.05629, Algorithm 1.
-Code    the average is Flower's own (`flwr.serverapp.strategy`), Apache-2.0.
-Differs integer buffers (batch counters of batch norm) are averaged and rounded.
+Code    none needed; the tests hold the average against Flower's own.
+Differs integer buffers (batch counters of batch norm) are averaged and rounded; the sum is kept in float64.
 Reduces one client: ordinary SGD.
-Cost    per round E passes over every client's images; the uplink is the model, whatever the data.
+Cost    per round E passes over every client's images; the uplink is the model, whatever the data. The server holds two
+        models in float64 and one upload, however many there are.
 """
 
 from __future__ import annotations
@@ -18,14 +19,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
-from flwr.app import ArrayRecord, MetricRecord, RecordDict
-from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 
 from fedsim.config import Section
 from fedsim.federated.base import Broadcast, ClientView, ServerState, Setting, Upload, network_with
 from fedsim.models.functional import state
 from fedsim.seeding import Streams
 from fedsim.training.train import TrainConfig, fit
+from fedsim.types import Params
 
 
 class Config(Section):
@@ -36,6 +36,24 @@ class Config(Section):
         epochs=1, lr=0.05, momentum=0.0, weight_decay=0.0, batch_size=64, schedule="constant"
     )
     """Training at a client: E is `local.epochs`."""
+
+
+def average(like: Params, uploads: Sequence[Upload]) -> tuple[Params, list[float]]:
+    """Σ_k (n_k / Σ_j n_j) w_k in the types of `like`, and the last loss of each client that logged one.
+
+    The sum is kept in float64 and one upload is in memory at a time; integer entries are rounded.
+    """
+    sums = {name: torch.zeros(value.shape, dtype=torch.float64) for name, value in like.items()}
+    total, losses = 0, []
+    for upload in uploads:
+        assert upload.weights is not None, "the contract refuses an upload without weights"
+        for name, value in upload.weights.items():
+            sums[name].add_(value.double(), alpha=upload.examples)
+        total += upload.examples
+        losses += [upload.losses[-1][1]] if upload.losses else []
+    means = {name: value / total for name, value in sums.items()}
+    rounded = {name: value if like[name].is_floating_point() else value.round() for name, value in means.items()}
+    return {name: value.to(like[name].dtype) for name, value in rounded.items()}, losses
 
 
 class FedAvg:
@@ -85,22 +103,8 @@ class FedAvg:
         self, setting: Setting, state: ServerState, uploads: Sequence[Upload], streams: Streams
     ) -> tuple[ServerState, dict[str, float]]:
         """The average, weighted by the number of images."""
-        records = [
-            RecordDict(
-                {
-                    "weights": ArrayRecord.from_torch_state_dict(upload.weights or {}),
-                    "metrics": MetricRecord({"examples": upload.examples}),
-                }
-            )
-            for upload in uploads
-        ]
-        averaged = aggregate_arrayrecords(records, "examples").to_torch_state_dict()
-        weights = {
-            name: (averaged[name] if old.is_floating_point() else averaged[name].round()).to(old.dtype)
-            for name, old in state.weights.items()
-        }
-        last = [upload.losses[-1][1] for upload in uploads if upload.losses]
-        loss = float(torch.tensor(last).mean()) if last else 0.0
+        weights, losses = average(state.weights, uploads)
+        loss = float(torch.tensor(losses).mean()) if losses else 0.0
         return ServerState(state.round + 1, weights), {"client_loss": loss}
 
     def work(self) -> int:

@@ -21,19 +21,21 @@ Differs condensation is any method of the catalog (`method`), by default `dm` wi
         tenth after half the epochs unless `server.schedule: constant`. Beside its set a client reveals its number of
         images, its loss every 25 steps and, through min(ipc, n_c), the sizes of its smallest classes.
 Reduces `method: random` is the control that uploads real images; one client, R = 1 is Distribution Matching around w_0.
-Cost    per round T condensation steps at every client and the server's epochs over Σ_k |S_k| images.
+Cost    per round T condensation steps at every client and the server's epochs over Σ_k |S_k| images, which the server
+        holds as bytes; uploads are mapped one at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, overload
 
 import torch
 
 from fedsim.config import Section
-from fedsim.data.synthetic import union
+from fedsim.data.synthetic import SyntheticSet, union
 from fedsim.distill.base import Distiller, Task, condense
+from fedsim.distill.cohort import condense_together
 from fedsim.distill.networks import radius_of
 from fedsim.distill.real import RealImages
 from fedsim.federated.base import Broadcast, ClientView, ServerState, Setting, Upload, network_with
@@ -47,6 +49,27 @@ class Config(Section):
     """FedDM has no settings beside those of `method` and `server`."""
 
     name: Literal["feddm"] = "feddm"
+
+
+class Sets(Sequence[SyntheticSet]):
+    """The synthetic sets of lazy uploads, as lazy as these."""
+
+    def __init__(self, uploads: Sequence[Upload]) -> None:
+        self._uploads = uploads
+
+    def __len__(self) -> int:
+        return len(self._uploads)
+
+    @overload
+    def __getitem__(self, index: int) -> SyntheticSet: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sets: ...
+    def __getitem__(self, index: int | slice) -> SyntheticSet | Sets:
+        if isinstance(index, slice):
+            return Sets(self._uploads[index])
+        synthetic = self._uploads[index].synthetic
+        assert synthetic is not None, "the contract refuses an upload without a set"
+        return synthetic
 
 
 class FedDM:
@@ -78,36 +101,64 @@ class FedDM:
 
     def client(self, view: ClientView, broadcast: Broadcast, streams: Streams) -> Upload:
         """ClientUpdate(k, w_r): condense the classes that are there."""
-        setting = view.setting
-        real = RealImages(view.images, len(setting.classes), setting.normalise, setting.device)
-        task = Task(
-            real=real,
-            budget=real.counts.clamp(max=self.method_config.ipc),
-            network=setting.fresh(streams.generator("template")),
-            normalise=setting.normalise,
-            classes=setting.classes,
-            start={name: value.to(setting.device) for name, value in broadcast.weights.items()},
-            chunk=setting.chunk,
-            device=setting.device,
-        )
-        iterations = self.method_config.iterations
+        task = self._tasks([view], broadcast, streams)[0]
         synthetic, history = condense(
             self.method,
             task,
-            iterations,
+            self.work(),
             streams,
             store=view.store,
             checkpoint_every=view.checkpoint_every,
             log=view.log,
         )
-        losses = [(at, values["loss"]) for at, values in history if "loss" in values]
-        return Upload(view.client, broadcast.round, len(view.images), synthetic=synthetic, losses=losses)
+        return _upload(view, broadcast, synthetic, history)
+
+    @property
+    def together(self) -> bool:
+        """Whether all clients of a round match under the same networks."""
+        return bool(getattr(getattr(self.method_config, "networks", None), "shared", False))
+
+    def clients(self, views: Sequence[ClientView], broadcast: Broadcast, streams: Sequence[Streams]) -> list[Upload]:
+        """ClientUpdate of several clients in one pass (`distill/cohort.py`); the first keeps their half-done state."""
+        first = views[0]
+        found = condense_together(
+            self.method,
+            self._tasks(views, broadcast, streams[0]),
+            self.work(),
+            streams,
+            store=first.store,
+            checkpoint_every=first.checkpoint_every,
+            log=first.log,
+        )
+        return [_upload(view, broadcast, *one) for view, one in zip(views, found, strict=True)]
+
+    def _tasks(self, views: Sequence[ClientView], broadcast: Broadcast, streams: Streams) -> list[Task]:
+        """One task each; template and weights are the same tensors in all."""
+        setting = views[0].setting
+        network = setting.fresh(streams.generator("template"))
+        start = {name: value.to(setting.device) for name, value in broadcast.weights.items()}
+        shared = setting.streams.at("round", broadcast.round, "networks") if self.together else None
+        owners = [RealImages(view.images, len(setting.classes), setting.normalise, setting.device) for view in views]
+        return [
+            Task(
+                real=owner,
+                budget=owner.counts.clamp(max=self.method_config.ipc),
+                network=network,
+                normalise=setting.normalise,
+                classes=setting.classes,
+                start=start,
+                chunk=setting.chunk,
+                device=setting.device,
+                shared=shared,
+            )
+            for owner in owners
+        ]
 
     def server(
         self, setting: Setting, state: ServerState, uploads: Sequence[Upload], streams: Streams
     ) -> tuple[ServerState, dict[str, float]]:
         """w_{r+1}: train w_r on the union of the uploads."""
-        images = union([upload.synthetic for upload in uploads if upload.synthetic is not None])
+        images = union(Sets(uploads))
         network = network_with(setting, state.weights)
 
         def log(epoch: int, loss: float) -> None:
@@ -147,3 +198,10 @@ class FedDM:
             if radius is None
             else {"step": step, "step_over_radius": step / radius.around(float(old.norm()))}
         )
+
+
+def _upload(
+    view: ClientView, broadcast: Broadcast, synthetic: SyntheticSet, history: Sequence[tuple[int, dict[str, float]]]
+) -> Upload:
+    losses = [(at, values["loss"]) for at, values in history if "loss" in values]
+    return Upload(view.client, broadcast.round, len(view.images), synthetic=synthetic, losses=losses)

@@ -1,9 +1,9 @@
 """The two promises of an engine's grid (base.py) kept for a grid that is Flower's own.
 
 Flower's grids return at once from `pull_messages` and know no deadline. The server of such a grid cannot see when a
-node began to work, and nodes may have to wait for each other; so the deadline is on silence: if for `timeout` seconds
-(times the clients of the largest message, and some for the way) no node has answered anything, every message that is still open is answered
-by an error. An answer after that is not heard.
+node began to work, and nodes may have to wait for each other; so the deadline is on silence: if for `timeout` seconds,
+times the clients of the largest message, and some for the way, no node has answered anything, every message that is
+still open is answered by an error. An answer after that is not heard.
 """
 
 from __future__ import annotations

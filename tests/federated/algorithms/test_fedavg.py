@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import torch
+from flwr.app import ArrayRecord, MetricRecord, RecordDict
+from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
+from hypothesis import given
+from hypothesis import strategies as st
 
-from fedsim.federated.algorithms.fedavg import Config, FedAvg
+from fedsim.federated.algorithms.fedavg import Config, FedAvg, average
 from fedsim.federated.base import Algorithm, ServerState, Setting, Upload, network_with
 from fedsim.models.functional import flatten, state
 from fedsim.models.norms import Norm
-from fedsim.seeding import Streams
+from fedsim.seeding import Streams, stream
 from fedsim.training.train import TrainConfig
 from fedsim.types import Params
 from tests.reference import fedavg as reference
@@ -44,6 +52,51 @@ def test_a_round_is_the_average_weighted_by_images(norm: Norm) -> None:
     assert [upload.examples for upload in uploads] == [9, 6, 4]
     assert after.round == 1
     assert metrics["client_loss"] == pytest.approx(sum(upload.losses[-1][1] for upload in uploads) / 3, rel=1e-6)
+
+
+@given(st.lists(st.integers(1, 10**6), min_size=1, max_size=6), st.integers(0, 99))
+def test_the_average_is_flowers(examples: list[int], seed: int) -> None:
+    like = {"w": torch.zeros(3, 4), "b": torch.zeros(5, dtype=torch.float64)}
+    rng = stream(seed)
+    uploads = [
+        Upload(
+            k, 1, n, weights={name: torch.randn(value.shape, generator=rng).to(value) for name, value in like.items()}
+        )
+        for k, n in enumerate(examples)
+    ]
+    records = [
+        RecordDict({"w": ArrayRecord.from_torch_state_dict(one.weights or {}), "m": MetricRecord({"n": one.examples})})
+        for one in uploads
+    ]
+    expected = aggregate_arrayrecords(records, "n").to_torch_state_dict()
+    found, losses = average(like, uploads)
+    assert losses == []
+    for name, value in found.items():
+        assert value.dtype == like[name].dtype
+        torch.testing.assert_close(value.double(), expected[name].double(), rtol=1e-6, atol=1e-6)
+
+
+def test_one_upload_is_looked_at_at_a_time() -> None:
+    """The average lets go of each item of a lazy sequence before the one after the next."""
+    here = reference.setting()
+    before = ALGORITHM.init(here)
+    alive: list[weakref.ref[torch.Tensor]] = []
+
+    class Lazy(Sequence[Upload]):
+        def __len__(self) -> int:
+            return 5
+
+        def __getitem__(self, index: Any) -> Any:
+            if index >= 5:
+                raise IndexError
+            assert sum(one() is not None for one in alive) <= 1  # the one before, which the loop still names
+            weights = {name: value.clone() for name, value in before.weights.items()}
+            alive.append(weakref.ref(weights["head.weight"]))
+            return Upload(index, 1, 1, weights=weights)
+
+    after, _ = ALGORITHM.server(here, before, Lazy(), Streams(9))
+    assert len(alive) >= 5  # the type checker of the tests looks at a few more
+    same(after.weights, before.weights, 1e-6)
 
 
 def test_an_unweighted_average_would_be_noticed() -> None:
