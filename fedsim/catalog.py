@@ -51,6 +51,11 @@ CATALOG: dict[str, dict[str, str]] = {
         "feddm": "fedsim.federated.algorithms.feddm:FedDM",
         "fedavg": "fedsim.federated.algorithms.fedavg:FedAvg",
     },
+    "engine": {
+        "local": "fedsim.federated.engines.local:Local",
+        "ray": "fedsim.federated.engines.ray:Ray",
+        "superlink": "fedsim.federated.engines.superlink:SuperLink",
+    },
 }
 
 

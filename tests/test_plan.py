@@ -61,7 +61,7 @@ def test_it_counts_the_records_and_weights():
 
 
 def test_what_it_foretells_is_what_the_run_has(tmp_path, monkeypatch):
-    monkeypatch.setattr("fedsim.simulation.LocalGrid", InlineGrid)
+    monkeypatch.setattr("fedsim.federated.engines.local.LocalGrid", InlineGrid)
     config = federated(method={"ipc": 3})
     text = plan(config)
     result = json.loads((execute(config, tmp_path) / "result.json").read_text())
