@@ -26,7 +26,7 @@ from fedsim.types import RunFailed
 OUTCOME = "fedsim-outcome "
 """How the ServerApp's last word begins."""
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-_FLOWER = re.compile(r"^\s*(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b|^(Successfully started run|Starting local|Note:)")
+_FLOWER = re.compile(r"^\s*(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b|^(Successfully |Using SuperLink|Note:)")
 _STARTED = re.compile(r"Successfully started run (\d+)")
 
 
