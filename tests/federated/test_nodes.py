@@ -90,7 +90,7 @@ def test_it_waits_until_all_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_those_that_do_not_come_are_named_with_the_reason_a_node_gave() -> None:
     with pytest.raises(RunFailed, match=r"no node serves partitions 1, 2 after 0 s; 1 nodes are there$"):
         Nodes(Town({1: serves(0, 3)}), 3).wait_for({0, 1, 2}, 0.0)
-    with pytest.raises(RunFailed, match="no node serves partition 1 after 0 s; 1 nodes .*; a node answered: no torch"):
+    with pytest.raises(RunFailed, match=r"no node serves partition 1 after 0 s; 1 nodes .*; a node answered: no torch"):
         Nodes(Town({1: serves(0), 2: "no\ntorch"}), 2).wait_for({0, 1}, 0.0)
 
 

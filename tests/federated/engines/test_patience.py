@@ -17,6 +17,9 @@ from fedsim.federated.engines.patience import DELIVERY, PatientGrid
 from fedsim.federated.engines.workers import identify
 
 
+NEVER = 999_999
+
+
 class Clock:
     """Time that passes only while somebody sleeps."""
 
@@ -31,13 +34,13 @@ class Clock:
 
 
 class FlowersGrid(LocalGrid):
-    """Answers node n after n looks, never node 9; node 7 is not there."""
+    """Answers node n after n looks, never node 999999; node 7 is not there."""
 
     def __init__(self) -> None:
         self.looks, self.sent, self.numbers = 0, {}, itertools.count()
 
     def get_node_ids(self) -> Iterable[int]:
-        return [1, 2, 9]
+        return [1, 2, NEVER]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         (message,) = messages
@@ -68,24 +71,24 @@ def ask(node: int, clients: int = 0) -> Message:
 def test_it_waits_for_news_and_the_silent_get_an_error_that_names_the_time(clock: Clock) -> None:
     grid = PatientGrid(FlowersGrid(), timeout=10.0)
     assert isinstance(grid, Grid)
-    replies = {reply.metadata.src_node_id: reply for reply in grid.send_and_receive([ask(1), ask(2), ask(9)])}
-    assert [replies[node].has_error() for node in (1, 2, 9)] == [False, False, True]
-    assert replies[9].error.code == ErrorCode.REPLY_MESSAGE_UNAVAILABLE
-    assert replies[9].error.reason == "no reply, and no other node has answered for 40 s"
+    replies = {reply.metadata.src_node_id: reply for reply in grid.send_and_receive([ask(1), ask(2), ask(NEVER)])}
+    assert [replies[node].has_error() for node in (1, 2, NEVER)] == [False, False, True]
+    assert replies[NEVER].error.code == ErrorCode.REPLY_MESSAGE_UNAVAILABLE
+    assert replies[NEVER].error.reason == "no reply, and no other node has answered for 40 s"
     assert clock.now == pytest.approx(10 + DELIVERY, abs=1.0)
     assert clock.naps[0] == patience.SHORTEST
     assert max(clock.naps) == patience.LONGEST
 
 
 def test_a_node_with_more_clients_has_more_time(clock: Clock) -> None:
-    (reply,) = PatientGrid(FlowersGrid(), timeout=10.0).send_and_receive([ask(9, clients=3)])
+    (reply,) = PatientGrid(FlowersGrid(), timeout=10.0).send_and_receive([ask(NEVER, clients=3)])
     assert reply.error.reason.endswith("for 60 s")
 
 
 def test_silence_counts_from_the_last_answer_of_anybody(clock: Clock) -> None:
     theirs = FlowersGrid()
     grid = PatientGrid(theirs, timeout=0.0)
-    identities = list(grid.push_messages([ask(9), ask(3)]))
+    identities = list(grid.push_messages([ask(NEVER), ask(3)]))
     assert list(grid.pull_messages(identities)) == []
     assert list(grid.pull_messages(identities)) == []
     clock.now = 29.0
@@ -115,4 +118,4 @@ def test_an_error_of_flowers_is_handed_on(clock: Clock, monkeypatch: pytest.Monk
     error = Message(Error(ErrorCode.NODE_UNAVAILABLE, "gone"), reply_to=theirs.sent[identity])
     monkeypatch.setattr(theirs, "pull_messages", lambda _: [error])
     assert list(grid.pull_messages([identity])) == [error]
-    assert list(grid.get_node_ids()) == [1, 2, 9]
+    assert list(grid.get_node_ids()) == [1, 2, NEVER]

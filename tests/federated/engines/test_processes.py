@@ -30,14 +30,11 @@ def test_a_process_writes_to_its_log_and_finds_a_quiet_environment(tmp_path: Pat
 
 
 def test_leaving_ends_all_also_on_an_error(tmp_path: Path) -> None:
-    def fail() -> None:
-        raise KeyError("x")
-
-    started: list[subprocess.Popen[bytes]] = []
-    with pytest.raises(KeyError), Processes(tmp_path, 1) as processes:
-        started.append(processes.start("sleeper", ["python", "-c", "import time; time.sleep(600)"]))
-        fail()
-    assert started[0].poll() == -9
+    processes = Processes(tmp_path, 1)
+    started = processes.start("sleeper", ["python", "-c", "import time; time.sleep(600)"])
+    with pytest.raises(KeyError), processes:
+        raise KeyError
+    assert started.poll() == -9
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="the environment of a process is secret")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from fedsim.federated.engines.local import Config as LocalConfig
 from fedsim.federated.engines.local import Local
 from fedsim.federated.engines.ray import Config, Ray
 from fedsim.types import RunFailed, UserError
+from tests.federated.engines.test_keeper import alive
 
 pytestmark = [
     pytest.mark.ray,
@@ -91,19 +91,7 @@ def test_a_client_that_hangs_loses_its_actor_and_the_next_message_is_answered(tm
 
     Ray(Config(cpus=1)).run(job(tmp_path, timeout=1.0), serve)
     assert len(set(pids)) == 2
-    for pid in pids:
-        assert not Path(f"/proc/{pid}").exists() or pid not in _children()
-
-
-def _children() -> set[int]:
-    return {int(path.parent.name) for path in Path("/proc").glob("[0-9]*/stat") if f") S {os.getpid()} " in _text(path)}
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
+    assert not [pid for pid in pids if alive(pid)]
 
 
 @pytest.mark.parametrize(

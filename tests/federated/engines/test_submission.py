@@ -63,19 +63,19 @@ def test_a_finished_run_says_where_it_is(processes: Processes, capsys: pytest.Ca
 
 
 def test_without_a_last_word_it_has_failed_though_flower_exits_with_0(processes: Processes) -> None:
-    with pytest.raises(RunFailed, match="the ServerApp ended without a word .finished:failed as asked."):
+    with pytest.raises(RunFailed, match=r"the ServerApp ended without a word \(finished:failed as asked\)"):
         after(processes, STARTED)
 
 
 def test_a_run_that_is_not_taken_says_why(processes: Processes) -> None:
-    with pytest.raises(RunFailed, match="did not take the run: the port is closed$"):
+    with pytest.raises(RunFailed, match=r"did not take the run: the port is closed$"):
         after(processes, "╭─ Error ─╮\n│ the port is │\n│ closed      │\n╰─────────╯\n")
-    with pytest.raises(RunFailed, match="did not take the run: no reason given$"):
+    with pytest.raises(RunFailed, match=r"did not take the run: no reason given$"):
         after(processes, "")
 
 
 def test_a_failing_command_says_what_stood_in_its_box(processes: Processes) -> None:
-    with pytest.raises(RunFailed, match="flwr supernode register failed: the certificate is wrong.$"):
+    with pytest.raises(RunFailed, match=r"flwr supernode register failed: the certificate is wrong.$"):
         Flwr(processes).run(["supernode", "register"])
 
 
