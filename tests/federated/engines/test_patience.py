@@ -16,7 +16,6 @@ from fedsim.federated.engines.local import LocalGrid
 from fedsim.federated.engines.patience import DELIVERY, PatientGrid
 from fedsim.federated.engines.workers import identify
 
-
 NEVER = 999_999
 
 
