@@ -8,6 +8,7 @@ SuperLink), the ServerApp of this file does what `fedsim run` does, with the gri
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from functools import lru_cache
 from pathlib import Path
@@ -91,7 +92,7 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def read_config(text: str, overrides: str) -> FederatedRun:
-    """The run that `config` asks for: YAML text, or a file's name with `overrides` as `fedsim run` takes them.
+    """The run that `config` asks for: YAML text, or a file's name with `overrides` as words of a shell.
 
     A relative name is looked for in the app that Flower unpacked, which it puts first on the module path, then here.
     """
@@ -101,7 +102,7 @@ def read_config(text: str, overrides: str) -> FederatedRun:
         raise UserError("the run config's `config` is empty; give a file: flwr run . -c 'config=\"FILE.yaml\"'")
     places = [Path(folder) / text for folder in (*sys.path, ".")]
     path = next((place for place in places if place.is_file()), Path(text))
-    return load_run(path, overrides.split())
+    return load_run(path, shlex.split(overrides))
 
 
 def _asked(context: Context) -> tuple[str, str]:

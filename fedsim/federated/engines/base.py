@@ -7,12 +7,17 @@ waits a moment for news, so that a loop around it does not spin.
 
 from __future__ import annotations
 
+import importlib
+import os
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from flwr.app import Context
+from flwr.app import Context, Error, Message
+from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid, ServerApp
 
 from fedsim.federated.progress import Listener
@@ -104,6 +109,23 @@ class Launcher(Protocol):
     def launch(self, launch: Launch) -> Outcome:
         """Start what is needed, submit the run, follow it to its end, end what was started."""
         ...
+
+
+def load(place: str) -> ClientApp:
+    """The ClientApp at `module:attribute`, in whichever process asks."""
+    module, _, attribute = place.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def reply_of(app: ClientApp, message: Message, context: Context) -> Message:
+    """What the app answers; if it raises, an error reply of one line, which any process can read."""
+    try:
+        return app(message, context)
+    except Exception as error:  # noqa: BLE001 - a client may raise anything; it becomes its error reply
+        if os.environ.get("FEDSIM_DEBUG"):  # set by --debug
+            traceback.print_exc()
+        reason = f"{type(error).__name__}: {error}"
+        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
 
 
 def server_app(serve: Serve) -> ServerApp:

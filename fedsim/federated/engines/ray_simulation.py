@@ -6,7 +6,6 @@ dead one; and the reason of an error is one line, not the stack trace of a remot
 
 from __future__ import annotations
 
-import importlib
 import logging
 import math
 import secrets
@@ -18,7 +17,6 @@ from typing import Any, cast
 
 import ray
 from flwr.app import Context, Error, Message
-from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.proto.task_pb2 import Task
 from flwr.server.superlink.fleet.vce.backend.raybackend import RayBackend
@@ -36,7 +34,7 @@ from ray import exceptions
 
 from fedsim.federated.blocks import addressed
 from fedsim.federated.deadline import GRACE
-from fedsim.federated.engines.base import Job
+from fedsim.federated.engines.base import Job, load, reply_of
 from fedsim.federated.engines.patience import PatientGrid
 from fedsim.types import RunFailed
 
@@ -58,7 +56,7 @@ class Simulation:
         self.run_id, self.grid = run.run_id, SimulationGrid(grid)
         self._backend = Backend(resources, job.timeout)
         self._stop = threading.Event()
-        find = partial(load, job.client_app)
+        find = partial(Guarded, job.client_app)
         arguments = (find, lambda: self._backend, partitions, states, contexts, self._stop, VceMetrics())
         self._thread = threading.Thread(target=self._carry, args=arguments, daemon=True)
 
@@ -141,10 +139,14 @@ class Backend(RayBackend):
         return lost if self._ended else cast(Any, self.pool).create_actor_fn()
 
 
-def load(place: str) -> ClientApp:
-    """The ClientApp at `module:attribute`, in whichever process asks."""
-    module, _, attribute = place.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+class Guarded:
+    """A ClientApp whose exceptions become replies in the actor: on the way here they would lose their type."""
+
+    def __init__(self, place: str) -> None:
+        self._app = load(place)
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        return reply_of(self._app, message, context)
 
 
 def _registered_run() -> tuple[Run, LinkStateFactory]:

@@ -12,12 +12,11 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from queue import Empty, Queue
-from typing import IO
 
 from fedsim.federated.engines.base import Outcome
 from fedsim.federated.engines.processes import Processes
@@ -26,7 +25,7 @@ from fedsim.types import RunFailed
 OUTCOME = "fedsim-outcome "
 """How the ServerApp's last word begins."""
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-_FLOWER = re.compile(r"^\s*(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b|^(Successfully started run|Starting local|Note:)")
+_FLOWER = re.compile(r"^\s*(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b|^(Successfully |Using SuperLink|Note:)")
 _STARTED = re.compile(r"Successfully started run (\d+)")
 
 
@@ -168,10 +167,12 @@ class Flwr:
         return " ".join(f"{runs[0]['status']} {runs[0].get('status-details') or ''}".split()) if runs else "unknown"
 
 
-def _read(stream: IO[str], heard: Queue[str | None]) -> None:
-    for line in stream:
-        heard.put(line)
-    heard.put(None)
+def _read(stream: Iterable[str], heard: Queue[str | None]) -> None:
+    try:
+        for line in stream:
+            heard.put(line)
+    finally:
+        heard.put(None)  # whoever waits for lines must not wait for ever
 
 
 def _unboxed(lines: list[str]) -> str:
