@@ -37,8 +37,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "pool_20": ("method.networks.size=20",),
     "pool_50": ("method.networks.size=50",),
     "pool_100": ("method.networks.size=100",),
+    "pool_200": ("method.networks.size=200",),
     "pool_20_refresh_250": ("method.networks.size=20", "method.networks.refresh=250"),
-    "pool_10_refresh_100": ("method.networks.size=10", "method.networks.refresh=100"),
     "pool_20_bfloat16": ("method.networks.size=20", "compute.precision=bfloat16"),
 }
 PAIRS = [(name, "fresh") for name in VARIANTS if name not in {"fresh", "pool_20_bfloat16"}] + [
