@@ -111,7 +111,11 @@ def _work(
 ) -> dict[str, Any]:
     started = time.monotonic()
     try:
-        result = simulate(run, parts, terminal, engine) if engine is not None else distill(run, parts, terminal)
+        if isinstance(parts.config, FederatedRun):
+            assert isinstance(engine, Engine), "a launcher's run comes here with the grid of its ServerApp"
+            result = simulate(run, parts, terminal, engine)
+        else:
+            result = distill(run, parts, terminal)
     except KeyboardInterrupt:
         run.write_json("manifest", facts | {"status": "interrupted"})
         raise
