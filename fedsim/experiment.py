@@ -107,7 +107,7 @@ def _finish(run: RunDirectory, terminal: Terminal) -> None:
 
 
 def _work(
-    run: RunDirectory, parts: Parts, terminal: Terminal, facts: dict[str, Any], engine: Engine | None
+    run: RunDirectory, parts: Parts, terminal: Terminal, facts: dict[str, Any], engine: Engine | Launcher | None
 ) -> dict[str, Any]:
     started = time.monotonic()
     try:
