@@ -28,6 +28,7 @@ from fedsim.federated.serve import serve
 from fedsim.schema import FederatedRun, load_run
 from fedsim.types import UserError
 from fedsim.verdict import WRONG_INPUT, verdict
+from fedsim.workload import settled
 
 CONNECT_TIMEOUT = 120.0
 """Seconds until all nodes must have come, where the config's engine does not say."""
@@ -111,4 +112,4 @@ def _asked(context: Context) -> tuple[str, str]:
 @lru_cache(maxsize=1)
 def _parts(text: str, overrides: str) -> Parts:
     """Objects of a config, kept while a process serves the same run."""
-    return Parts(read_config(text, overrides))
+    return settled(Parts(read_config(text, overrides)))

@@ -45,7 +45,7 @@ CATALOG: dict[str, dict[str, str]] = {
     "networks": {
         "fresh": "fedsim.distill.networks:Fresh",
         "perturb": "fedsim.distill.networks:Perturb",
-        "pool": "fedsim.distill.networks:Pool",
+        "pool": "fedsim.distill.pool:Pool",
     },
     "algorithm": {
         "feddm": "fedsim.federated.algorithms.feddm:FedDM",

@@ -21,6 +21,7 @@ from fedsim.runs import RunDirectory, manifest
 from fedsim.schema import Experiment, FederatedRun
 from fedsim.simulation import simulate
 from fedsim.types import RunFailed, UserError
+from fedsim.workload import settled
 
 
 def execute(
@@ -34,6 +35,8 @@ def execute(
     torch.set_num_threads(config.compute.threads)
     parts = Parts(config)
     check(parts)
+    parts = settled(parts)
+    config = parts.config
     chosen = parts.engine() if engine is None and isinstance(config, FederatedRun) else engine
     run = RunDirectory.open(out, config, config.name, config.seed, must_exist=resume)
     if isinstance(chosen, Launcher) and not run.finished:

@@ -34,7 +34,7 @@ def simulate(run: RunDirectory, parts: Parts, terminal: Terminal, engine: Engine
     val = parts.images(parts.split.val)
 
     def on_val(state: ServerState) -> float:
-        return accuracy(network_with(setting, state.weights), val, setting.normalise)
+        return accuracy(network_with(setting, state.weights), val, setting.normalise, execution=setting.execution)
 
     _warn_small(terminal, parts)
     if (stored := run.last_round()) is not None:
@@ -128,14 +128,16 @@ def _upload_real_subset(
         state, _ = algorithm.server(setting, state, uploads, setting.streams.at("round", record.round, "server"))
         rounds.append(on_val(state))
         terminal.bar("control", record.round, len(records), f"val {rounds[-1]:.4f}")
-    tested = accuracy(network_with(setting, state.weights), parts.dataset.test, setting.normalise)
+    tested = accuracy(
+        network_with(setting, state.weights), parts.dataset.test, setting.normalise, execution=setting.execution
+    )
     return {"accuracy": tested, "accuracy_by_round": rounds}
 
 
 def _result(parts: Parts, state: ServerState, records: list[RoundRecord], controls: dict[str, Any]) -> dict[str, Any]:
     """result.json; the test split is touched here and in the control, nowhere else."""
     config, test = _config(parts), parts.dataset.test
-    tested = accuracy(network_with(parts.setting, state.weights), test, parts.normalise)
+    tested = accuracy(network_with(parts.setting, state.weights), test, parts.normalise, execution=parts.execution)
     last = records[-1]
     images = int(last.metrics.get("synthetic_images", 0))
     pixels = parts.dataset.train.pixels[0].numel()

@@ -20,7 +20,9 @@ from torch import Tensor
 from fedsim.config import Section
 from fedsim.data.synthetic import SyntheticSet
 from fedsim.data.transforms import Normalise
-from fedsim.distill.real import Real
+from fedsim.distill.cost import Passes
+from fedsim.distill.real import SLICE, Real
+from fedsim.models.execution import Runner
 from fedsim.models.functional import state
 from fedsim.models.network import Network
 from fedsim.runs import load_tensors, save_tensors
@@ -61,16 +63,14 @@ class Task:
     """The owner's images; hands out class sums, means and batches, nothing else."""
     budget: Int64[Tensor, "s"]
     """Synthetic images of each class (of each segment, s = owners · k); 0 where the owner has none."""
-    network: Network
-    """Template of the architecture; its weights are never used, only its form."""
+    runner: Runner
+    """A network of the architecture that weights are copied into, and how it is run; its own weights are never used."""
     normalise: Normalise
     """Bytes to network input."""
     classes: tuple[str, ...]
     """Class names."""
     start: Params | None = None
     """w_r, the weights that networks are drawn around; None outside a federation."""
-    chunk: int = 0
-    """Images per forward pass; 0 is all at once."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     """Where images and networks live."""
     shared: Streams | None = None
@@ -83,11 +83,12 @@ class Task:
 
     @cached_property
     def pieces(self) -> list[Piece]:
-        """The synthetic images in pieces of whole owners, each at most `chunk` rows if an owner has no more."""
+        """The synthetic images in pieces of whole owners, each at most so many rows if an owner has no more."""
+        most = SLICE * self.runner.rows(0) or PIECE
         per_owner = self.budget.cpu().view(self.owners, -1).sum(1).tolist()
         groups: list[list[int]] = [[]]
         for owner, rows in enumerate(per_owner):
-            if groups[-1] and sum(per_owner[one] for one in groups[-1]) + rows > (self.chunk or PIECE):
+            if groups[-1] and sum(per_owner[one] for one in groups[-1]) + rows > most:
                 groups.append([])
             groups[-1].append(owner)
         return [self._piece(group[0], group[-1] + 1, per_owner) for group in groups]
@@ -98,6 +99,11 @@ class Task:
         budget = self.budget[segments]
         labels = torch.repeat_interleave(torch.arange(len(budget)), budget.cpu())
         return Piece(rows, segments, labels.to(self.device), budget.to(self.device))
+
+    @property
+    def network(self) -> Network:
+        """Template of the architecture."""
+        return self.runner.network
 
     @property
     def num_classes(self) -> int:
@@ -150,6 +156,10 @@ class Distiller(Protocol):
 
     def result(self, task: Task, state: Any) -> SyntheticSet:
         """The set that the state stands for, in bytes."""
+        ...
+
+    def passes(self, counts: Int64[Tensor, "k"]) -> Passes:
+        """What condensing an owner with that many images per class costs."""
         ...
 
 

@@ -1,13 +1,9 @@
-"""Where the networks ψ of a matching step come from: fresh draws, draws around w_r, or a pool with cached real means.
+"""Where the networks ψ of a matching step come from: fresh draws or draws around w_r (a pool: pool.py).
 
 Perturbation is P_w(w_r) of FedDM: w = w_r + Δ over the trainable weights, Δ ~ N(0, I) scaled back to the ball of radius
 ρ. In more than a few dimensions ‖Δ‖ exceeds any useful ρ, so w lies on the sphere. ρ is absolute, or relative to ‖w_r‖.
 A public re-implementation of FedDM takes ρ = 5, which is 0.22 ‖w_r‖ for a freshly initialised ConvNet-3-128 (most of it
 the ones of its norm layers) and about twice that for a width of 32.
-
-The pool draws `size` pairs (network, augmentation) once and computes the real class means of each pair once: in the
-papers' loops the real side costs ten times the synthetic side. A mean is valid for its pair only, so the pair is drawn
-together. It replaces P_w by an empirical distribution over `size` members.
 """
 
 from __future__ import annotations
@@ -26,7 +22,7 @@ from fedsim.config import Section
 from fedsim.data.augment import Config as DSAConfig
 from fedsim.data.augment import draw as draw_augmentation
 from fedsim.distill.base import Task
-from fedsim.models.functional import flatten, state, trainable_names, unflatten
+from fedsim.models.functional import flatten, trainable_names, unflatten
 from fedsim.types import Params, UserError
 
 
@@ -73,8 +69,8 @@ class NetworkSource(Protocol):
         """What is drawn once, as a dataclass of tensors, or None."""
         ...
 
-    def draw(self, task: Task, prepared: Any, rng: torch.Generator) -> Draw:
-        """The network of one step."""
+    def draw(self, task: Task, prepared: Any, rng: torch.Generator, step: int) -> Draw:
+        """The network of step number `step`, from 0."""
         ...
 
 
@@ -96,10 +92,10 @@ class Fresh:
     def prepare(self, task: Task, real_sums: RealSums, rng: torch.Generator) -> None:
         """Nothing is kept."""
 
-    def draw(self, task: Task, prepared: None, rng: torch.Generator) -> Draw:
+    def draw(self, task: Task, prepared: None, rng: torch.Generator, step: int) -> Draw:
         """A new network and a new augmentation."""
         params = {name: value.to(task.device) for name, value in task.fresh(rng).items()}
-        return Draw(params, _augmentation(self.augment, task.num_classes, rng), None)
+        return Draw(params, augmentation(self.augment, task.num_classes, rng), None)
 
 
 class PerturbConfig(Section):
@@ -122,82 +118,9 @@ class Perturb:
     def prepare(self, task: Task, real_sums: RealSums, rng: torch.Generator) -> None:
         """Nothing is kept."""
 
-    def draw(self, task: Task, prepared: None, rng: torch.Generator) -> Draw:
+    def draw(self, task: Task, prepared: None, rng: torch.Generator, step: int) -> Draw:
         """A new perturbation and a new augmentation."""
-        return Draw(perturb(task, self.config.radius, rng), _augmentation(self.augment, task.num_classes, rng), None)
-
-
-class PoolConfig(Section):
-    """A fixed set of (network, augmentation) pairs with their real class means."""
-
-    name: Literal["pool"] = "pool"
-    size: int = Field(default=20, ge=1)
-    """Pairs in the pool."""
-    around: Literal["fresh", "server"] = "fresh"
-    """`fresh`: new initialisations; `server`: perturbations of w_r."""
-    radius: Radius = Radius(absolute=5.0)
-    """ρ, used with `around: server`."""
-    shared: bool = False
-    """One pool per round for all clients, who take every step under the same pair: the clients of one node
-    (`participation.per_node`) are then condensed together."""
-
-
-@dataclass
-class PoolState:
-    """The pairs, stacked; sums of each class, or of each of s segments (owner, class)."""
-
-    flats: Float[Tensor, "size p"]
-    augmentations: Float[Tensor, "size k q"] | None
-    sums: Float[Tensor, "size s d"]
-    counts: Int64[Tensor, "size s"]
-
-
-class Pool:
-    """(ψ, A) uniform over `size` pairs drawn once."""
-
-    Config = PoolConfig
-
-    def __init__(self, config: PoolConfig, augment: DSAConfig | None) -> None:
-        self.config = config
-        self.augment = augment
-
-    def prepare(self, task: Task, real_sums: RealSums, rng: torch.Generator) -> PoolState:
-        """Draw the pairs and pass the real images through each once."""
-        flats, augmentations, sums, counts = [], [], [], []
-        source: NetworkSource = Fresh(FreshConfig(), self.augment)
-        if self.config.around == "server":
-            source = Perturb(PerturbConfig(radius=self.config.radius), self.augment)
-        if self.config.shared and task.shared is None:
-            raise UserError("method.networks.shared: one pool for all clients of a round, and here is no round of "
-                            "clients; valid here: shared: false")  # fmt: skip
-        for index in range(self.config.size):
-            if self.config.shared and task.shared is not None:
-                rng = task.shared.generator("member", index)
-            member = source.draw(task, None, rng)
-            total, number = real_sums(member.params, member.augmentation, rng)
-            flats.append(flatten(member.params))
-            augmentations.append(member.augmentation if member.augmentation is not None else torch.empty(0))
-            sums.append(total)
-            counts.append(number)
-        stacked = torch.stack(augmentations) if self.augment is not None else None
-        return PoolState(torch.stack(flats), stacked, torch.stack(sums), torch.stack(counts))
-
-    def draw(self, task: Task, prepared: PoolState, rng: torch.Generator) -> Draw:
-        """One pair, uniformly."""
-        index = int(torch.randint(self.config.size, (), generator=rng))
-        augmentation = prepared.augmentations[index] if prepared.augmentations is not None else None
-        return Draw(
-            unflatten(prepared.flats[index].clone(), state(task.network)),
-            augmentation,
-            (prepared.sums[index], prepared.counts[index]),
-        )
-
-
-def radius_of(networks: object) -> Radius | None:
-    """The radius that a source's settings draw around w_r with; None for sources that do not."""
-    if isinstance(networks, PerturbConfig) or (isinstance(networks, PoolConfig) and networks.around == "server"):
-        return networks.radius
-    return None
+        return Draw(perturb(task, self.config.radius, rng), augmentation(self.augment, task.num_classes, rng), None)
 
 
 def perturb(task: Task, radius: Radius, rng: torch.Generator) -> Params:
@@ -218,5 +141,6 @@ def perturb(task: Task, radius: Radius, rng: torch.Generator) -> Params:
     return moved | {name: value.to(task.device) for name, value in unflatten(centre + noise, moving).items()}
 
 
-def _augmentation(config: DSAConfig | None, num_classes: int, rng: torch.Generator) -> Tensor | None:
+def augmentation(config: DSAConfig | None, num_classes: int, rng: torch.Generator) -> Tensor | None:
+    """A DSA draw for every class, or None without DSA."""
     return draw_augmentation(config, num_classes, rng) if config is not None else None

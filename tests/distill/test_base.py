@@ -15,7 +15,7 @@ from fedsim.data.augment import Config as DSAConfig
 from fedsim.data.synthetic import SyntheticSet
 from fedsim.distill.base import Distiller, Task, condense
 from fedsim.distill.distribution.dm import Config, DistributionMatching
-from fedsim.distill.networks import PoolConfig
+from fedsim.distill.pool import PoolConfig
 from fedsim.runs import save_tensors
 from fedsim.seeding import Streams, stream
 from fedsim.types import UserError
@@ -49,6 +49,9 @@ class Walker:
         self.steps += 1
         state.total += torch.randn((), generator=rng)
         return {"loss": state.total.clone()}
+
+    def passes(self, counts: Tensor) -> Passes:
+        return Passes(float(counts.sum()), 1.0)
 
     def result(self, task: Task, state: Walk) -> SyntheticSet:
         images = torch.zeros(0, 1, 6, 6, dtype=torch.uint8)

@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsim.data.augment import Config as DSAConfig
-from fedsim.distill.base import Task, condense
+from fedsim.distill.base import PIECE, Task, condense
 from fedsim.distill.cohort import condense_together, join_states, join_tasks, split_state
 from fedsim.distill.descent import Images
 from fedsim.distill.distribution.dm import Config, DistributionMatching
-from fedsim.distill.networks import PoolConfig
+from fedsim.distill.pool import PoolConfig
+from fedsim.distill.real import SLICE
 from fedsim.seeding import Streams, stream
 from fedsim.types import UserError
 from tests.reference import dm as reference
@@ -57,7 +58,7 @@ def test_a_step_is_the_papers_loop_for_every_owner(chunk: int, augment: DSAConfi
     prepared: Any = condenser.prepare(joint, stream(9))
     state = join_states([condenser.init(task, prepared, stream(owner)) for owner, task in enumerate(alone)])
     before = state.pixels.clone()
-    drawn = condenser.source.draw(joint, prepared, stream(2))
+    drawn = condenser.source.draw(joint, prepared, stream(2), 0)
     metrics = condenser.step(joint, prepared, state, stream(2))
     look = reference.looking(joint.network, drawn.params, BOTH)
     first = 0
@@ -183,4 +184,4 @@ def test_pieces_are_whole_owners_and_every_row_once(budgets: list[list[int]], ch
     for piece in task.pieces:
         first, last = piece.segments.start // 4, piece.segments.stop // 4
         assert (piece.segments.start % 4, piece.segments.stop % 4) == (0, 0)
-        assert sum(per_owner[first:last]) <= (chunk or 1024) or last - first == 1
+        assert sum(per_owner[first:last]) <= (SLICE * chunk or PIECE) or last - first == 1

@@ -10,18 +10,8 @@ from torch import Tensor
 from fedsim.data.augment import Config as DSAConfig
 from fedsim.distill.base import Task
 from fedsim.distill.distribution.dm import Config, DistributionMatching
-from fedsim.distill.networks import (
-    Fresh,
-    FreshConfig,
-    Perturb,
-    PerturbConfig,
-    Pool,
-    PoolConfig,
-    PoolState,
-    Radius,
-    perturb,
-)
-from fedsim.models.functional import flatten, state, trainable_names
+from fedsim.distill.networks import Fresh, FreshConfig, Perturb, PerturbConfig, Radius, perturb
+from fedsim.models.functional import flatten, trainable_names
 from fedsim.seeding import stream
 from fedsim.types import Params, UserError
 from tests.reference import dm as reference
@@ -86,7 +76,7 @@ def test_radius_wants_exactly_one_of_two() -> None:
 
 def test_fresh_draws_by_the_generator() -> None:
     source, task = Fresh(FreshConfig(), None), reference.task()
-    first, again, other = (flatten(source.draw(task, None, stream(seed)).params) for seed in (1, 1, 2))
+    first, again, other = (flatten(source.draw(task, None, stream(seed), 0).params) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -94,71 +84,8 @@ def test_fresh_draws_by_the_generator() -> None:
 def test_perturb_draws_an_augmentation_of_its_own_every_time() -> None:
     source = Perturb(PerturbConfig(radius=Radius(absolute=1.0)), DSAConfig())
     task, rng = reference.task(around=True), stream(0)
-    one, two = (source.draw(task, None, rng).augmentation for _ in range(2))
+    one, two = (source.draw(task, None, rng, 0).augmentation for _ in range(2))
     assert one is not None
     assert two is not None
     assert one.shape[0] == 4
     assert not torch.equal(one, two)
-
-
-# --- the pool ---
-
-
-def pooled(task: Task, dsa: DSAConfig | None, size: int = 4) -> tuple[DistributionMatching, PoolState]:
-    around = "server" if task.start is not None else "fresh"
-    method = DistributionMatching(
-        Config(ipc=2, batch_real=0, augment=dsa, networks=PoolConfig(size=size, around=around))
-    )
-    prepared = method.prepare(task, stream(9))
-    assert isinstance(prepared, PoolState)
-    return method, prepared
-
-
-@pytest.mark.parametrize("around", [True, False])
-@pytest.mark.parametrize("dsa", [None, DSAConfig()])
-@pytest.mark.parametrize("chunk", [0, 2])
-def test_cached_sums_are_those_of_their_own_pair(around: bool, dsa: DSAConfig | None, chunk: int) -> None:
-    task = reference.task(around=around, chunk=chunk)
-    method, prepared = pooled(task, dsa)
-    for seed in range(8):
-        drawn = method.source.draw(task, prepared, stream(seed))
-        assert drawn.real_sums is not None
-        sums, counts = method._real_sums(task, drawn.params, drawn.augmentation, stream(seed, "now"))
-        torch.testing.assert_close(drawn.real_sums[0], sums, rtol=1e-10, atol=1e-10)
-        assert torch.equal(drawn.real_sums[1], counts)
-
-
-def test_a_mean_of_another_pair_would_be_noticed() -> None:
-    """The mutant: the right network with its neighbour's augmentation."""
-    task = reference.task()
-    method, prepared = pooled(task, DSAConfig())
-    prepared.augmentations = prepared.augmentations.roll(1, 0) if prepared.augmentations is not None else None
-    drawn = method.source.draw(task, prepared, stream(0))
-    assert drawn.real_sums is not None
-    sums, _ = method._real_sums(task, drawn.params, drawn.augmentation, stream(1))
-    assert not torch.allclose(drawn.real_sums[0], sums, rtol=1e-3)
-
-
-def test_members_are_drawn_uniformly_and_are_different() -> None:
-    task = reference.task()
-    method, prepared = pooled(task, None)
-    assert isinstance(method.source, Pool)
-    hits, rng = torch.zeros(4), stream(0)
-    for _ in range(400):
-        flat = flatten(method.source.draw(task, prepared, rng).params)
-        (match,) = (prepared.flats == flat).all(1).nonzero().flatten().tolist()
-        hits[match] += 1
-    assert (hits - 100).abs().max() < 5 * (400 * 0.25 * 0.75) ** 0.5
-
-
-@pytest.mark.parametrize("around", [True, False])
-def test_steps_leave_the_pool_and_the_template_as_they_are(around: bool) -> None:
-    task = reference.task(reference.convnet(norm="batch"), around=around)
-    method, prepared = pooled(task, None)
-    flats, template = prepared.flats.clone(), state(task.network)
-    current = method.init(task, prepared, stream(1))
-    for step in range(4):
-        method.step(task, prepared, current, stream(2, step))
-    assert torch.equal(prepared.flats, flats)
-    for name, value in task.network.state_dict().items():
-        assert torch.equal(value, template[name]), name
