@@ -22,7 +22,7 @@ from fedsim.data.transforms import Normalise
 from fedsim.distill.base import Distiller, Task
 from fedsim.distill.real import RealImages
 from fedsim.federated.base import Algorithm, Setting
-from fedsim.federated.engines.base import Engine
+from fedsim.federated.engines.base import Engine, Launcher
 from fedsim.federated.rounds import asked
 from fedsim.models.execution import Execution, Runner
 from fedsim.models.functional import has_batch_norm
@@ -113,7 +113,7 @@ class Parts:
         distiller = self.distiller(chosen) if chosen is not None else None
         return catalog.resolve("algorithm", config.algorithm.name)(config.algorithm, distiller, chosen, config.server)
 
-    def engine(self) -> Engine:
+    def engine(self) -> Engine | Launcher:
         """What carries the messages of the run."""
         config = self.config
         assert isinstance(config, FederatedRun)

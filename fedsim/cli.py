@@ -102,7 +102,7 @@ def report(
 
 @app.command(name="list")
 def list_(
-    kind: Annotated[str, typer.Argument(help="methods, algorithms, models, data, partitions, networks")],
+    kind: Annotated[str, typer.Argument(help="methods, algorithms, models, data, partitions, networks, engines")],
     debug: Debug = False,
 ) -> None:
     """Print the catalog's names of one kind."""

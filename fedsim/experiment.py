@@ -110,11 +110,15 @@ def _finish(run: RunDirectory, terminal: Terminal) -> None:
 
 
 def _work(
-    run: RunDirectory, parts: Parts, terminal: Terminal, facts: dict[str, Any], engine: Engine | None
+    run: RunDirectory, parts: Parts, terminal: Terminal, facts: dict[str, Any], engine: Engine | Launcher | None
 ) -> dict[str, Any]:
     started = time.monotonic()
     try:
-        result = simulate(run, parts, terminal, engine) if engine is not None else distill(run, parts, terminal)
+        if isinstance(parts.config, FederatedRun):
+            assert isinstance(engine, Engine), "a launcher's run comes here with the grid of its ServerApp"
+            result = simulate(run, parts, terminal, engine)
+        else:
+            result = distill(run, parts, terminal)
     except KeyboardInterrupt:
         run.write_json("manifest", facts | {"status": "interrupted"})
         raise

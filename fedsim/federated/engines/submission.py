@@ -101,7 +101,7 @@ def _relay(
             followed.run_id = found[1]
         elif plain.startswith(OUTCOME):
             followed.outcome = Outcome(**json.loads(plain.removeprefix(OUTCOME)))
-        elif plain and followed.outcome is None and not _FLOWER.search(plain):
+        elif plain and followed.run_id is not None and followed.outcome is None and not _FLOWER.search(plain):
             say(plain)  # what follows the last word is Flower's about the exception, a stack trace
         if followed.run_id is None:
             followed.said.append(plain)
