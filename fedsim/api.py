@@ -26,10 +26,10 @@ from fedsim.workload import settle_compile
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """torch on one thread, as the command line has it: sums depend on the number, and small nets are slower on more."""
+def _threads(compute: Compute) -> Iterator[None]:
+    """torch on as many threads as asked, by default one, as on the command line: sums depend on the number."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(compute.threads)
     try:
         yield
     finally:
@@ -46,7 +46,6 @@ def save(synthetic: SyntheticSet, path: Path | str) -> None:
     synthetic.save(path)
 
 
-@_one_thread()
 def distill(
     data: Dataset,
     method: str = "dm",
@@ -68,11 +67,11 @@ def distill(
     passes = distiller.passes(data.train.counts(data.num_classes))
     how = settle_compile(asked, passes, network(Streams(seed).generator("template")), data.image_shape)
     task = central_task(data.train, data, network, chosen.ipc, how, Streams(seed))
-    synthetic, _ = condense(distiller, task, chosen.iterations, Streams(seed, ("set", 0)))
+    with _threads(how):
+        synthetic, _ = condense(distiller, task, chosen.iterations, Streams(seed, ("set", 0)))
     return synthetic
 
 
-@_one_thread()
 def evaluate(
     synthetic: SyntheticSet,
     data: Dataset,
@@ -88,11 +87,12 @@ def evaluate(
     asked = settle(validate(Compute, compute or {}))
     protocol = validate(EvaluationConfig, settings)
     fresh = network_factory(_fitting(protocol.model or model, data), data, torch.device(asked.device))
-    passes = Passes(backward=protocol.nets * protocol.train.epochs * len(synthetic))
+    passes = Passes(training=protocol.nets * protocol.train.epochs * len(synthetic))
     how = settle_compile(asked, passes, fresh(Streams(seed).generator("template")), data.image_shape)
     images, normalise = synthetic.as_images().to(torch.device(how.device)), Normalise(synthetic.mean, synthetic.std)
     streams = Streams(seed, ("evaluation",))
-    return score([images], data.test, normalise, protocol, fresh, streams, execution=how.execution())
+    with _threads(how):
+        return score([images], data.test, normalise, protocol, fresh, streams, execution=how.execution())
 
 
 def simulate(config: Path | str, *assignments: str, out: Path | str = "runs", resume: bool = False) -> Path:
@@ -104,20 +104,20 @@ def simulate(config: Path | str, *assignments: str, out: Path | str = "runs", re
 
 
 def evaluate_file(path: Path, data: str, assignments: list[str], seed: int) -> Raw:
-    """What `fedsim evaluate` prints. Keys `data.…` are the data's, `model…` the network's, others the protocol's.
+    """What `fedsim evaluate` prints. Keys `data.…`, `model…` and `compute.…` are of those sections, others the protocol's.
 
     The protocol stored in the set is the default, so that a set is scored as its maker scored it.
     """
     synthetic = SyntheticSet.load(path)
-    base = {"model": "convnet", **synthetic.protocol, "data": {"name": data}}
+    base = {"model": "convnet", **synthetic.protocol, "data": {"name": data}, "compute": {}}
     settings = override(base, assignments)
-    source, model = settings.pop("data"), settings.pop("model")
+    source, model, compute = settings.pop("data"), settings.pop("model"), settings.pop("compute")
     if not isinstance(source, dict) or not isinstance(model, dict | str) or not model:
         raise UserError(f"data={source!r} model={model!r}: give data.path=… and model=NAME or model.width=…")
     protocol = validate(EvaluationConfig, settings).model_dump(mode="json") | {"model": model}
     chosen: Any = section("data", source)
     images = catalog.resolve("data", chosen.name)(chosen).load()
-    result = evaluate(synthetic, images, model=model, seed=seed, **settings)
+    result = evaluate(synthetic, images, model=model, seed=seed, compute=compute, **settings)
     return result.as_dict() | {
         "synthetic_images": len(synthetic),
         "bits": synthetic.bits(),

@@ -60,7 +60,7 @@ def _federated(parts: Parts, config: FederatedRun, forward: float, backward: flo
 
 
 def _seconds(passes: Passes, forward: float, backward: float) -> float:
-    return passes.forward * forward + passes.backward * (forward + backward)
+    return passes.forward * forward + (passes.pixels + passes.training) * (forward + backward)
 
 
 def _pass_seconds(network: Network, parts: Parts) -> tuple[float, float]:

@@ -38,7 +38,7 @@ class Compute(Section):
     channels_last: bool | Literal["auto"] = "auto"
     """Memory format of images; auto: where networks are compiled, and on a GPU."""
     ensemble: Literal["auto", "loop", "vmap"] = "auto"
-    """Networks of an evaluation: one after another, or stacked; auto: vmap on a GPU, loop on a CPU."""
+    """Networks of an evaluation: one after another, or stacked; auto: vmap on a GPU without batch norm, else loop."""
     threads: int = Field(default=1, ge=1, le=1024)
     """torch threads of each process; other counts give other sums."""
     workers: int = Field(default=1, ge=1, le=1024)
@@ -158,7 +158,7 @@ def _possible(config: Experiment) -> None:
 
 
 def settle(compute: Compute) -> Compute:
-    """Replace every `auto` by what it means on this machine, but for `compile`, which depends on the work."""
+    """Replace every `auto` by what it means on this machine, but for those that depend on the work and the network (workload.py)."""
     device, chunk = compute.device, compute.chunk
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -173,8 +173,7 @@ def settle(compute: Compute) -> Compute:
     precision = "float32" if compute.precision == "auto" else compute.precision
     if precision == "bfloat16" and not has_bfloat16(device):
         raise UserError(f"compute.precision: bfloat16 is not computed by this machine's {device}; valid here: float32")
-    ensemble = compute.ensemble if compute.ensemble != "auto" else "loop" if device == "cpu" else "vmap"
-    update = {"device": device, "chunk": chunk, "precision": precision, "ensemble": ensemble}
+    update = {"device": device, "chunk": chunk, "precision": precision}
     return compute.model_copy(update=update)
 
 

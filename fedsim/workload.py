@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fedsim.build import Parts
 from fedsim.distill.cost import Passes
 from fedsim.models.execution import has_compiler
+from fedsim.models.functional import has_batch_norm
 from fedsim.models.network import Network
 from fedsim.schema import Compute, FederatedRun
 from fedsim.types import UserError
@@ -15,6 +18,10 @@ from fedsim.types import UserError
 WORTH = {"cpu": 1e13, "cuda": 1e15}
 """Operations of one process from which compiling pays: about three times what the compiler's seconds would compute. The
 CPU's was measured (docs/benchmarks.md), the GPU's is a guess."""
+
+
+WORKERS = 2
+"""Processes that a federated run's clients are thought to be spread over."""
 
 
 def federated(parts: Parts) -> tuple[Passes, Passes]:
@@ -29,6 +36,14 @@ def central(parts: Parts) -> Passes:
     return parts.distiller(method).passes(parts.images(parts.split.train).counts(parts.dataset.num_classes))
 
 
+def scoring(parts: Parts) -> Passes:
+    """The training of the networks that score one set."""
+    config: Any = parts.config
+    counts = parts.images(parts.split.train).counts(parts.dataset.num_classes)
+    images = int(counts.clamp(max=config.method.ipc).sum())
+    return Passes(training=config.evaluation.nets * config.evaluation.train.epochs * images)
+
+
 def flops_per_image(network: Network, image_shape: tuple[int, int, int]) -> float:
     """Operations of one forward pass of one image (a multiplication and an addition are two)."""
     device = next(network.parameters()).device
@@ -38,29 +53,37 @@ def flops_per_image(network: Network, image_shape: tuple[int, int, int]) -> floa
 
 
 def settle_compile(compute: Compute, passes: Passes, network: Network, image_shape: tuple[int, int, int]) -> Compute:
-    """Resolve `compile` and `channels_last` for a process that computes `passes`."""
+    """Resolve `compile`, `channels_last` and `ensemble` for a process that computes `passes` with such a network."""
     device = compute.device.partition(":")[0]
     compiled = compute.compile
     if compiled == "auto":
         pays = passes.flops(flops_per_image(network, image_shape)) >= WORTH[device]
         compiled = pays and has_compiler(device)
     elif compiled and not has_compiler(device):
-        missing = "a C++ compiler (g++ or clang++)" if device == "cpu" else "Triton"
+        missing = "a C++ compiler (g++ or $CXX) and Python's headers" if device == "cpu" else "Triton"
         raise UserError(f"compute.compile: true needs {missing}, which is not here; install it or give compile=false")
+    ensemble = compute.ensemble
+    if ensemble == "auto":
+        ensemble = "vmap" if device == "cuda" and not has_batch_norm(network) else "loop"
+    elif ensemble == "vmap" and has_batch_norm(network):
+        raise UserError("compute.ensemble: vmap cannot stack a batch norm; give loop, or a model with another norm")
     layout = compute.channels_last if compute.channels_last != "auto" else compiled or device == "cuda"
-    return compute.model_copy(update={"compile": compiled, "channels_last": layout})
+    return compute.model_copy(update={"compile": compiled, "channels_last": layout, "ensemble": ensemble})
 
 
 def settled(parts: Parts) -> Parts:
-    """The same run with every `auto` of `compute` resolved, by the work of its longest process."""
+    """The same run with every `auto` of `compute` resolved, by the work of its longest process.
+
+    The scoring of a condensed set counts with its condensation; how many workers there are does not count.
+    """
     config, compute = parts.config, parts.config.compute
-    if compute.compile is False and compute.channels_last != "auto":
+    if compute.compile is False and "auto" not in {compute.channels_last, compute.ensemble}:
         return parts
     if isinstance(config, FederatedRun):
         clients, server = federated(parts)
-        share = config.rounds * config.participation.fraction / min(config.compute.workers, len(parts.split.client))
+        share = config.rounds * config.participation.fraction / WORKERS  # not compute.workers: it changes no result
         passes = max(clients.times(share), server.times(config.rounds), key=lambda work: work.flops(1.0))
     else:
-        passes = central(parts)
+        passes = (central(parts) + scoring(parts)).times(getattr(config, "sets", 1))
     network = parts.fresh()(parts.streams.generator("template"))
     return parts.computed(settle_compile(config.compute, passes, network, parts.dataset.image_shape))

@@ -10,7 +10,7 @@ from fedsim.build import Parts
 from fedsim.distill.cost import Passes
 from fedsim.schema import Compute, load_distillation, load_run, settle
 from fedsim.types import UserError
-from fedsim.workload import central, federated, flops_per_image, settle_compile, settled
+from fedsim.workload import central, federated, flops_per_image, scoring, settle_compile, settled
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 RUN = CONFIGS / "quickstart/feddm_digits.yaml"
@@ -27,9 +27,29 @@ def test_operations_are_those_of_the_layers() -> None:
     assert flops_per_image(network, here.dataset.image_shape) == by_hand
 
 
-def test_a_backward_pass_costs_two_forward_ones() -> None:
-    assert (Passes(3, 4) + Passes(1, 0)).times(2) == Passes(8, 8)
-    assert Passes(1, 2).flops(10.0) == 70.0
+def test_a_scoring_counts_with_the_condensation() -> None:
+    config = load_distillation(CONFIGS / "quickstart/distill_dm_digits.yaml", ["method.ipc=3", "evaluation.nets=2"])
+    epochs = config.evaluation.train.epochs
+    assert scoring(Parts(config)) == Passes(training=2 * epochs * 30)
+
+
+def test_how_many_workers_there_are_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = parts()
+    clients, _ = federated(here)
+    network = here.fresh()(here.streams.generator("template"))
+    work = clients.times(here.config.rounds / 2).flops(flops_per_image(network, here.dataset.image_shape))
+    monkeypatch.setattr(workload, "has_compiler", lambda device: True)
+    monkeypatch.setitem(workload.WORTH, "cpu", work)
+    found = {settled(parts(f"compute.workers={count}")).config.compute.compile for count in (1, 2, 8)}
+    assert found == {True}
+
+
+def test_a_batch_norm_is_not_stacked() -> None:
+    here = parts("model.norm=batch")
+    network, shape = here.fresh()(here.streams.generator("template")), here.dataset.image_shape
+    assert settle_compile(settle(Compute(device="cpu")), Passes(), network, shape).ensemble == "loop"
+    with pytest.raises(UserError, match="compute.ensemble: vmap cannot stack a batch norm; give loop"):
+        settle_compile(settle(Compute(device="cpu", ensemble="vmap")), Passes(), network, shape)
 
 
 def test_a_federated_round_counts_every_client_and_the_server() -> None:
@@ -38,7 +58,7 @@ def test_a_federated_round_counts_every_client_and_the_server() -> None:
     synthetic = sum(int(count.clamp(max=2).sum()) for count in counts)
     clients, server = federated(here)
     assert clients == Passes(7 * sum(int(count.sum()) for count in counts), 50 * synthetic)
-    assert server == Passes(0, 3 * synthetic)
+    assert server == Passes(training=3 * synthetic)
 
 
 def test_fresh_networks_see_the_real_images_every_step() -> None:

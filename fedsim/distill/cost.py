@@ -11,16 +11,18 @@ class Passes:
 
     forward: float = 0.0
     """Forward alone."""
-    backward: float = 0.0
-    """Forward and backward."""
+    pixels: float = 0.0
+    """Forward, and the gradient of the images: the weights are fixed."""
+    training: float = 0.0
+    """Forward, and the gradient of the weights (which needs that of every layer's input)."""
 
     def __add__(self, other: Passes) -> Passes:
-        return Passes(self.forward + other.forward, self.backward + other.backward)
+        return Passes(self.forward + other.forward, self.pixels + other.pixels, self.training + other.training)
 
     def times(self, factor: float) -> Passes:
         """So often."""
-        return Passes(self.forward * factor, self.backward * factor)
+        return Passes(self.forward * factor, self.pixels * factor, self.training * factor)
 
     def flops(self, each: float) -> float:
-        """Operations, `each` per image and forward pass; a backward pass costs two forward ones."""
-        return each * (self.forward + 3 * self.backward)
+        """Operations, `each` per image and forward pass; a gradient of images or weights costs as much again."""
+        return each * (self.forward + 2 * self.pixels + 3 * self.training)

@@ -10,7 +10,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sys
+import sysconfig
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -22,9 +25,6 @@ from fedsim.models.network import Network
 from fedsim.types import Params, UserError
 
 Precision = Literal["float32", "bfloat16"]
-
-GRAPHS = 64
-"""Compiled graphs of one process: an architecture has up to four (with and without gradient, training and not)."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,10 @@ def has_bfloat16(device: str) -> bool:
 
 
 def has_compiler(device: str) -> bool:
-    """Whether torch.compile finds what it needs: a C++ compiler, or Triton for a GPU."""
+    """Whether torch.compile finds what it needs: $CXX (or g++) and Python's headers, or Triton for a GPU."""
     if device == "cpu":
-        return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
+        compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+        return shutil.which(compiler) is not None and Path(sysconfig.get_path("include"), "Python.h").is_file()
     return importlib.util.find_spec("triton") is not None
 
 
@@ -129,5 +130,4 @@ class Runner:
 
     def _graph(self, module: nn.Module) -> Any:
         """One graph for pieces of `chunk` rows; without pieces one for each batch size, then one for any."""
-        compiler: Any = torch.compile
-        return compiler(module, fullgraph=True, dynamic=False if self._rows else None, recompile_limit=GRAPHS)
+        return torch.compile(module, fullgraph=True, dynamic=False if self._rows else None)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -74,11 +75,17 @@ def test_bfloat16_is_near_and_comes_back_as_float32() -> None:
     assert 1e-6 < error < 0.02  # eight bits of mantissa: not float32 in disguise, and not wrong
 
 
-def test_a_compiler_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execution.shutil, "which", lambda name: None)
-    assert not has_compiler("cpu")
-    monkeypatch.setattr(execution.shutil, "which", lambda name: f"/usr/bin/{name}" if name == "clang++" else None)
+def test_a_compiler_is_what_torch_would_call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "Python.h").touch()
+    monkeypatch.setenv("CXX", "my-compiler")
+    monkeypatch.setattr(execution.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(execution.shutil, "which", lambda name: None if name != "my-compiler" else "/bin/my-compiler")
     assert has_compiler("cpu")
+    monkeypatch.setenv("CXX", "another")
+    assert not has_compiler("cpu")
+    monkeypatch.setenv("CXX", "my-compiler")
+    (tmp_path / "Python.h").unlink()  # its bindings include it
+    assert not has_compiler("cpu")
 
 
 COMPILED = """

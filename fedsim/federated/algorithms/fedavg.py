@@ -119,4 +119,4 @@ class FedAvg:
 
     def passes(self, counts: Sequence[Tensor]) -> tuple[Passes, Passes]:
         """E epochs over every client's images; averaging passes none."""
-        return Passes(backward=self.config.local.epochs * sum(int(one.sum()) for one in counts)), Passes()
+        return Passes(training=self.config.local.epochs * sum(int(one.sum()) for one in counts)), Passes()

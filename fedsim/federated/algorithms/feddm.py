@@ -191,7 +191,7 @@ class FedDM:
         """Every client's condensation, and the server's epochs over what they upload."""
         clients = sum((self.method.passes(one) for one in counts), Passes())
         images = sum(int(one.clamp(max=self.method_config.ipc).sum()) for one in counts)
-        return clients, Passes(backward=self.train.epochs * images)
+        return clients, Passes(training=self.train.epochs * images)
 
     def _step(self, network: torch.nn.Module, before: Params, after: Params) -> dict[str, float]:
         """‖w_{r+1} − w_r‖, and as a multiple of ρ: beyond 1 the server left the ball the clients matched in."""
