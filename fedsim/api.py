@@ -15,12 +15,13 @@ from fedsim.config import Raw, Section, override, validate
 from fedsim.data.images import Dataset
 from fedsim.data.synthetic import SyntheticSet
 from fedsim.data.transforms import Normalise
-from fedsim.distill.base import condense
+from fedsim.distill.base import Passes, condense
 from fedsim.experiment import execute
 from fedsim.schema import Compute, load_run, settle
 from fedsim.seeding import Streams
 from fedsim.training.evaluate import EvaluationConfig, Score, score
 from fedsim.types import UserError
+from fedsim.workload import settle_compile
 
 
 @contextmanager
@@ -51,19 +52,21 @@ def distill(
     *,
     model: str | Raw = "convnet",
     seed: int = 0,
-    device: str = "auto",
+    compute: Raw | None = None,
     **settings: Any,
 ) -> SyntheticSet:
     """Condense the training images of `data`; `settings` are those of the method (`ipc=5`, `iterations=500` …).
 
     `model` is a name or a mapping such as `{"name": "convnet", "width": 32}`; too deep a network for the images is a
-    `UserError` that says so.
+    `UserError` that says so. `compute` holds settings of that section (`{"device": "cuda", "compile": True}` …).
     """
-    compute = settle(validate(Compute, {"device": device}))
     chosen: Any = section("method", {"name": method, **settings})
-    network = network_factory(_fitting(model, data), data, torch.device(compute.device))
-    task = central_task(data.train, data, network, chosen.ipc, compute, Streams(seed))
     distiller = catalog.resolve("method", method)(chosen)
+    asked = settle(validate(Compute, compute or {}))
+    network = network_factory(_fitting(model, data), data, torch.device(asked.device))
+    passes = distiller.passes(data.train.counts(data.num_classes))
+    how = settle_compile(asked, passes, network(Streams(seed).generator("template")), data.image_shape)
+    task = central_task(data.train, data, network, chosen.ipc, how, Streams(seed))
     synthetic, _ = condense(distiller, task, chosen.iterations, Streams(seed, ("set", 0)))
     return synthetic
 
@@ -75,19 +78,20 @@ def evaluate(
     *,
     model: str | Raw = "convnet",
     seed: int = 0,
-    device: str = "auto",
+    compute: Raw | None = None,
     **settings: Any,
 ) -> Score:
     """Train fresh networks on the set and test each once; `settings` are those of the protocol (`nets=5` …)."""
     if problem := synthetic.problem(data.num_classes, data.image_shape):
         raise UserError(f"the synthetic set does not fit the test images: {problem}")
-    compute = settle(validate(Compute, {"device": device}))
+    asked = settle(validate(Compute, compute or {}))
     protocol = validate(EvaluationConfig, settings)
-    fresh = network_factory(_fitting(protocol.model or model, data), data, torch.device(compute.device))
-    images = synthetic.as_images().to(torch.device(compute.device))
-    normalise = Normalise(synthetic.mean, synthetic.std)
-    assert isinstance(compute.chunk, int)
-    return score([images], data.test, normalise, protocol, fresh, Streams(seed, ("evaluation",)), chunk=compute.chunk)
+    fresh = network_factory(_fitting(protocol.model or model, data), data, torch.device(asked.device))
+    passes = Passes(backward=protocol.nets * protocol.train.epochs * len(synthetic))
+    how = settle_compile(asked, passes, fresh(Streams(seed).generator("template")), data.image_shape)
+    images, normalise = synthetic.as_images().to(torch.device(how.device)), Normalise(synthetic.mean, synthetic.std)
+    streams = Streams(seed, ("evaluation",))
+    return score([images], data.test, normalise, protocol, fresh, streams, execution=how.execution())
 
 
 def simulate(config: Path | str, *assignments: str, out: Path | str = "runs", resume: bool = False) -> Path:

@@ -23,6 +23,7 @@ from fedsim.distill.base import Distiller, Task
 from fedsim.distill.real import RealImages
 from fedsim.federated.base import Algorithm, Setting
 from fedsim.federated.rounds import asked
+from fedsim.models.execution import Execution, Runner
 from fedsim.models.functional import has_batch_norm
 from fedsim.models.network import Network, build_network
 from fedsim.schema import Compute, Distillation, Experiment, FederatedRun
@@ -35,6 +36,12 @@ class Parts:
     """What a config stands for; each part is made when first asked for."""
 
     config: Experiment
+
+    def computed(self, compute: Compute) -> Parts:
+        """The same run computed as `compute` says; data and split that are loaded are kept."""
+        other = Parts(self.config.model_copy(update={"compute": compute}))
+        other.__dict__.update({name: self.__dict__[name] for name in ("dataset", "split") if name in self.__dict__})
+        return other
 
     @cached_property
     def streams(self) -> Streams:
@@ -52,10 +59,9 @@ class Parts:
         return torch.device(self.config.compute.device)
 
     @property
-    def chunk(self) -> int:
-        """Images per pass."""
-        assert isinstance(self.config.compute.chunk, int), "auto is resolved when the config is loaded"
-        return self.config.compute.chunk
+    def execution(self) -> Execution:
+        """How networks are run."""
+        return self.config.compute.execution()
 
     @cached_property
     def normalise(self) -> Normalise:
@@ -91,7 +97,7 @@ class Parts:
             self.normalise,
             self.fresh(),
             self.device,
-            self.chunk,
+            self.execution,
         )
 
     def distiller(self, method: Any) -> Distiller:
@@ -134,14 +140,12 @@ def central_task(images: Images, dataset: Dataset, fresh: Fresh, ipc: int, compu
     device = torch.device(compute.device)
     normalise = Normalise(dataset.mean, dataset.std)
     real = RealImages(images, dataset.num_classes, normalise, device)
-    assert isinstance(compute.chunk, int), "auto is resolved when the config is loaded"
     return Task(
         real=real,
         budget=real.counts.clamp(max=ipc),
-        network=fresh(streams.generator("template")),
+        runner=Runner(fresh(streams.generator("template")), compute.execution()).frozen(),
         normalise=normalise,
         classes=dataset.classes,
-        chunk=compute.chunk,
         device=device,
     )
 

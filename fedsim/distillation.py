@@ -103,7 +103,7 @@ def _score(parts: Parts, sets: list[Images], evaluation: EvaluationConfig, purpo
     on_device = [one.to(parts.device) for one in sets]
     return score(
         on_device, parts.dataset.test, parts.normalise, evaluation, parts.fresh(evaluation.model),
-        parts.streams.at(purpose), chunk=parts.chunk,
+        parts.streams.at(purpose), execution=parts.execution,
         progress=lambda done, total: terminal.bar(purpose, done, total),
     )  # fmt: skip
 

@@ -17,6 +17,7 @@ from fedsim.runs import RunDirectory, manifest
 from fedsim.schema import Experiment, FederatedRun
 from fedsim.simulation import simulate
 from fedsim.types import UserError
+from fedsim.workload import settled
 
 
 def execute(config: Experiment, out: Path, *, resume: bool = False, argv: Sequence[str] = ()) -> Path:
@@ -28,6 +29,8 @@ def execute(config: Experiment, out: Path, *, resume: bool = False, argv: Sequen
     torch.set_num_threads(config.compute.threads)
     parts = Parts(config)
     check(parts)
+    parts = settled(parts)
+    config = parts.config
     run = RunDirectory.open(out, config, config.name, config.seed, must_exist=resume)
     with run.lock(), Terminal() as terminal:
         inputs = _same_inputs(run, {"data": parts.dataset.fingerprint(), "own_code": own_code(config)})

@@ -17,6 +17,7 @@ from fedsim.federated.faults import Fault
 from fedsim.federated.messages import UploadLimits
 from fedsim.federated.rounds import Participation
 from fedsim.federated.transcript import Mode
+from fedsim.models.execution import Execution, Precision, has_bfloat16
 from fedsim.training.evaluate import EvaluationConfig
 from fedsim.training.train import TrainConfig
 from fedsim.types import UserError
@@ -27,12 +28,27 @@ class Compute(Section):
 
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """auto: the first GPU if there is one."""
+    precision: Literal["auto"] | Precision = "auto"
+    """Format of products and activations; auto: float32. bfloat16 needs a CPU or GPU that computes in it."""
+    compile: bool | Literal["auto"] = "auto"
+    """Run networks as compiled graphs; auto: where a compiler is and a process has work enough to pay for it."""
     chunk: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
-    """Images per forward and backward pass, 0: whole batches; auto: 32 on a CPU (its cache), 0 on a GPU."""
+    """Images per forward and backward pass, 0: whole batches; auto: 16 on a CPU (its cache), 0 on a GPU."""
+    channels_last: bool | Literal["auto"] = "auto"
+    """Memory format of images; auto: where networks are compiled, and on a GPU."""
+    ensemble: Literal["auto", "loop", "vmap"] = "auto"
+    """Networks of an evaluation: one after another, or stacked; auto: vmap on a GPU, loop on a CPU."""
     threads: int = Field(default=1, ge=1, le=1024)
     """torch threads of each process; other counts give other sums."""
     workers: int = Field(default=1, ge=1, le=1024)
     """Client processes of the local engine; no influence on the result."""
+
+    def execution(self) -> Execution:
+        """How networks are run; every `auto` must be resolved."""
+        values: Any = (self.chunk, self.compile, self.precision, self.channels_last, self.ensemble)
+        if "auto" in values:
+            raise ValueError("compute holds an unresolved auto: workload.settled resolves it")
+        return Execution(*values)
 
 
 class Controls(Section):
@@ -50,7 +66,7 @@ class Experiment(Section):
     seed: int = Field(default=0, ge=0)
     """Seed of every random stream."""
     compute: Compute = Compute()
-    """Device, chunk, threads, workers."""
+    """Device, number format, compilation, chunk, threads, workers."""
     data: Choice("data")  # pyright: ignore[reportInvalidTypeForm]
     """Which images."""
     audit: AuditConfig = AuditConfig()
@@ -141,7 +157,7 @@ def _possible(config: Experiment) -> None:
 
 
 def settle(compute: Compute) -> Compute:
-    """Replace every `auto` by what it means on this machine."""
+    """Replace every `auto` by what it means on this machine, but for `compile`, which depends on the work."""
     device, chunk = compute.device, compute.chunk
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -152,8 +168,13 @@ def settle(compute: Compute) -> Compute:
             f"compute.device: '{device}' is not there; valid: cuda:0 to cuda:{torch.cuda.device_count() - 1}"
         )
     if chunk == "auto":
-        chunk = 32 if device == "cpu" else 0
-    return compute.model_copy(update={"device": device, "chunk": chunk})
+        chunk = 16 if device == "cpu" else 0
+    precision = "float32" if compute.precision == "auto" else compute.precision
+    if precision == "bfloat16" and not has_bfloat16(device):
+        raise UserError(f"compute.precision: bfloat16 is not computed by this machine's {device}; valid here: float32")
+    ensemble = compute.ensemble if compute.ensemble != "auto" else "loop" if device == "cpu" else "vmap"
+    update = {"device": device, "chunk": chunk, "precision": precision, "ensemble": ensemble}
+    return compute.model_copy(update=update)
 
 
 def _raw(path: Path, assignments: Sequence[str], *, needs: str, other: str) -> Raw:

@@ -25,7 +25,10 @@ OVERRIDES: dict[str, tuple[str, list[str]]] = {
     "wrong_type": ("rounds=many", ["rounds", "'many'", "integer"]),
     "bool_for_a_number": ("seed=true", ["seed", "True", "integer"]),
     "nothing_for_a_number": ("seed=", ["seed", "null", "integer"]),
-    "text_for_a_section": ("compute=cpu", ["compute", "'cpu'", "device, chunk, threads, workers"]),
+    "text_for_a_section": (
+        "compute=cpu",
+        ["compute", "'cpu'", "device, precision, compile, chunk, channels_last"],
+    ),
     "number_or_word": ("compute.chunk=many", ["compute.chunk: got 'many'", "integer or 'auto'"]),
     "zero_clients": ("partition.clients=0", ["partition.clients", "got 0", "equal to 1"]),
     "alpha_zero": ("partition=dirichlet partition.alpha=0", ["partition.alpha", "got 0", "greater than 0"]),

@@ -27,6 +27,7 @@ from fedsim.federated.algorithms.fedavg import FedAvg
 from fedsim.federated.algorithms.feddm import Config as FedDMConfig
 from fedsim.federated.algorithms.feddm import FedDM
 from fedsim.federated.base import Upload, network_with
+from fedsim.models.execution import AS_WRITTEN, Execution, Runner
 from fedsim.models.functional import flatten, state
 from fedsim.seeding import Streams, stream
 from fedsim.training.train import TrainConfig, fit
@@ -70,7 +71,7 @@ def pool_of_one_network() -> Tensor:
 def that_network_fresh() -> Tensor:
     """One step under the very network that the pool drew."""
     task = problem.task()
-    params = Fresh(FreshConfig(), None).draw(task, None, stream(1)).params
+    params = Fresh(FreshConfig(), None).draw(task, None, stream(1), 0).params
     images = DistributionMatching(DMConfig(ipc=2)).init(task, None, stream(2)).pixels.requires_grad_()
     look = problem.looking(task.network, params, ("embedding",))
     loss = problem.loss(problem.images(), images, task.labels(), look, None, None)
@@ -98,7 +99,7 @@ def central_condensation_around_w0() -> Tensor:
     real = RealImages(federation.CLIENTS[0], 4, here.normalise, here.device)
     start = state(here.fresh(here.streams.generator("server", "init")))
     network = here.fresh(streams.generator("template"))
-    task = Task(real, real.counts.clamp(max=2), network, here.normalise, here.classes, start=start)
+    task = Task(real, real.counts.clamp(max=2), Runner(network, AS_WRITTEN), here.normalise, here.classes, start=start)
     return condense(DistributionMatching(method), task, 4, streams)[0].images.double()
 
 
@@ -190,7 +191,7 @@ TABLE = [
         lambda: fedavg([0, 1], [10**9, 1]), central_sgd, 1e-6,
     ),
     Reduction("fedavg", "identical clients → one of them", lambda: fedavg([0, 0, 0]), central_sgd, 1e-6),
-    Reduction("training", "chunk of a batch → whole batches", lambda: fitted(chunk=4), fitted, 0),
+    Reduction("training", "chunk of a batch → whole batches", lambda: fitted(execution=Execution(4)), fitted, 0),
 ]  # fmt: skip
 
 

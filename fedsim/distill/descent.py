@@ -39,13 +39,13 @@ class Images:
     second: Float[Tensor, "m c h w"]
     """q of Adam; zero under SGD."""
     steps: Float[Tensor, ""]
-    """t, steps taken."""
+    """t, steps taken; on the CPU, where it is read without waiting for a device."""
 
     @classmethod
     def start(cls, pixels: Float[Tensor, "m c h w"]) -> Images:
         """No memory yet."""
         zeros = torch.zeros_like(pixels)
-        return cls(pixels, zeros, zeros.clone(), torch.zeros((), device=pixels.device))
+        return cls(pixels, zeros, zeros.clone(), torch.zeros(()))
 
 
 def descend(

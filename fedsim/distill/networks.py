@@ -7,7 +7,7 @@ the ones of its norm layers) and about twice that for a width of 32.
 
 The pool draws `size` pairs (network, augmentation) once and computes the real class means of each pair once: in the
 papers' loops the real side costs ten times the synthetic side. A mean is valid for its pair only, so the pair is drawn
-together. It replaces P_w by an empirical distribution over `size` members.
+together. It replaces P_w by an empirical distribution over `size` members; `refresh` renews them while it is used.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from fedsim.config import Section
 from fedsim.data.augment import Config as DSAConfig
 from fedsim.data.augment import draw as draw_augmentation
 from fedsim.distill.base import Task
-from fedsim.models.functional import flatten, state, trainable_names, unflatten
+from fedsim.models.functional import flatten, trainable_names, unflatten
+from fedsim.seeding import Streams
 from fedsim.types import Params, UserError
 
 
@@ -73,8 +74,8 @@ class NetworkSource(Protocol):
         """What is drawn once, as a dataclass of tensors, or None."""
         ...
 
-    def draw(self, task: Task, prepared: Any, rng: torch.Generator) -> Draw:
-        """The network of one step."""
+    def draw(self, task: Task, prepared: Any, rng: torch.Generator, step: int) -> Draw:
+        """The network of step number `step`, from 0."""
         ...
 
 
@@ -96,7 +97,7 @@ class Fresh:
     def prepare(self, task: Task, real_sums: RealSums, rng: torch.Generator) -> None:
         """Nothing is kept."""
 
-    def draw(self, task: Task, prepared: None, rng: torch.Generator) -> Draw:
+    def draw(self, task: Task, prepared: None, rng: torch.Generator, step: int) -> Draw:
         """A new network and a new augmentation."""
         params = {name: value.to(task.device) for name, value in task.fresh(rng).items()}
         return Draw(params, _augmentation(self.augment, task.num_classes, rng), None)
@@ -122,7 +123,7 @@ class Perturb:
     def prepare(self, task: Task, real_sums: RealSums, rng: torch.Generator) -> None:
         """Nothing is kept."""
 
-    def draw(self, task: Task, prepared: None, rng: torch.Generator) -> Draw:
+    def draw(self, task: Task, prepared: None, rng: torch.Generator, step: int) -> Draw:
         """A new perturbation and a new augmentation."""
         return Draw(perturb(task, self.config.radius, rng), _augmentation(self.augment, task.num_classes, rng), None)
 
@@ -138,8 +139,13 @@ class PoolConfig(Section):
     radius: Radius = Radius(absolute=5.0)
     """ρ, used with `around: server`."""
     shared: bool = False
-    """One pool per round for all clients, who take every step under the same pair: the clients of one node
-    (`participation.per_node`) are then condensed together."""
+    """One pool per round for all clients; those of one node (`participation.per_node`) are condensed together."""
+    refresh: int = Field(default=0, ge=0)
+    """Steps in which every pair is replaced once, one after another; 0: the pool stays as it is."""
+
+    def drawn(self, steps: int) -> int:
+        """Pairs drawn in so many steps."""
+        return self.size + ((steps - 1) * self.size // self.refresh if self.refresh else 0)
 
 
 @dataclass
@@ -150,6 +156,12 @@ class PoolState:
     augmentations: Float[Tensor, "size k q"] | None
     sums: Float[Tensor, "size s d"]
     counts: Int64[Tensor, "size s"]
+    later: Streams
+    """Random streams of the replacements."""
+    real_sums: RealSums
+    """Computes the sums of a replacement."""
+    replaced: int = 0
+    """Replacements made so far; which they are follows from the step alone, so that a resumed loop finds its pool."""
 
 
 class Pool:
@@ -164,33 +176,51 @@ class Pool:
     def prepare(self, task: Task, real_sums: RealSums, rng: torch.Generator) -> PoolState:
         """Draw the pairs and pass the real images through each once."""
         flats, augmentations, sums, counts = [], [], [], []
-        source: NetworkSource = Fresh(FreshConfig(), self.augment)
-        if self.config.around == "server":
-            source = Perturb(PerturbConfig(radius=self.config.radius), self.augment)
-        if self.config.shared and task.shared is None:
-            raise UserError("method.networks.shared: one pool for all clients of a round, and here is no round of "
-                            "clients; valid here: shared: false")  # fmt: skip
+        shared = task.shared if self.config.shared else None
+        if self.config.shared and shared is None:
+            raise UserError("method.networks.shared: there is no round of clients to share with; give shared: false")
+        source = self._members()
         for index in range(self.config.size):
-            if self.config.shared and task.shared is not None:
-                rng = task.shared.generator("member", index)
-            member = source.draw(task, None, rng)
+            rng = shared.generator("member", index) if shared is not None else rng
+            member = source.draw(task, None, rng, 0)
             total, number = real_sums(member.params, member.augmentation, rng)
             flats.append(flatten(member.params))
             augmentations.append(member.augmentation if member.augmentation is not None else torch.empty(0))
             sums.append(total)
             counts.append(number)
         stacked = torch.stack(augmentations) if self.augment is not None else None
-        return PoolState(torch.stack(flats), stacked, torch.stack(sums), torch.stack(counts))
+        later = shared or Streams(int(torch.randint(2**62, (), generator=rng)))
+        return PoolState(torch.stack(flats), stacked, torch.stack(sums), torch.stack(counts), later, real_sums)
 
-    def draw(self, task: Task, prepared: PoolState, rng: torch.Generator) -> Draw:
-        """One pair, uniformly."""
+    def draw(self, task: Task, prepared: PoolState, rng: torch.Generator, step: int) -> Draw:
+        """One pair, uniformly, after the replacements that are due."""
+        self._replace(task, prepared, step)
         index = int(torch.randint(self.config.size, (), generator=rng))
         augmentation = prepared.augmentations[index] if prepared.augmentations is not None else None
         return Draw(
-            unflatten(prepared.flats[index].clone(), state(task.network)),
+            unflatten(prepared.flats[index], task.network.state_dict()),
             augmentation,
             (prepared.sums[index], prepared.counts[index]),
         )
+
+    def _members(self) -> Fresh | Perturb:
+        """Where pairs come from."""
+        if self.config.around == "server":
+            return Perturb(PerturbConfig(radius=self.config.radius), self.augment)
+        return Fresh(FreshConfig(), self.augment)
+
+    def _replace(self, task: Task, prepared: PoolState, step: int) -> None:
+        """Replacement q, q = 1, 2 …, is due from step q·refresh/size on and overwrites pair (q − 1) mod size."""
+        size = self.config.size
+        due = step * size // self.config.refresh if self.config.refresh else 0
+        for number in range(max(prepared.replaced, due - size) + 1, due + 1):  # older ones are overwritten themselves
+            rng = prepared.later.generator("replacement", number)
+            member, index = self._members().draw(task, None, rng, step), (number - 1) % size
+            prepared.sums[index], prepared.counts[index] = prepared.real_sums(member.params, member.augmentation, rng)
+            prepared.flats[index] = flatten(member.params)
+            if prepared.augmentations is not None and member.augmentation is not None:
+                prepared.augmentations[index] = member.augmentation
+        prepared.replaced = max(prepared.replaced, due)
 
 
 def radius_of(networks: object) -> Radius | None:
@@ -212,9 +242,7 @@ def perturb(task: Task, radius: Radius, rng: torch.Generator) -> Params:
     noise = torch.randn(centre.shape, generator=rng).to(centre.device)
     rho = radius.around(float(centre.norm()))
     noise *= min(rho / max(float(noise.norm()), math.ulp(0.0)), 1.0)
-    moved = {
-        name: value.to(task.device, copy=True) for name, value in task.start.items()
-    }  # batch norm writes into them
+    moved = {name: value.to(task.device, copy=True) for name, value in task.start.items()}  # batch norm writes in them
     return moved | {name: value.to(task.device) for name, value in unflatten(centre + noise, moving).items()}
 
 

@@ -17,6 +17,9 @@ from fedsim.data.images import Images
 from fedsim.data.transforms import Normalise
 from fedsim.distill.matching import class_sums, ordered_sums
 
+SLICE = 16
+"""Passes whose images are drawn, normalised and augmented together."""
+
 Embed = Callable[[Float[Tensor, "n c h w"], Int64[Tensor, "n"]], Float[Tensor, "n d"]]
 """Normalised images and their labels (augmentations are drawn per class) to feature vectors."""
 
@@ -36,9 +39,12 @@ class Real(Protocol):
         ...
 
     def class_sums(
-        self, embed: Embed, per_class: int, rng: torch.Generator, *, chunk: int = 0
+        self, embed: Embed, per_class: int, rng: torch.Generator, *, rows: int = 0
     ) -> tuple[Float[Tensor, "s d"], Int64[Tensor, "s"]]:
-        """Σ embed(x) over up to `per_class` random images of every class (0: all of them), and how many there were."""
+        """Σ embed(x) over up to `per_class` random images of every class (0: all of them), and how many there were.
+
+        `rows` is how many images `embed` passes through a network at once; 0: all of them.
+        """
         ...
 
     def subset(
@@ -62,16 +68,19 @@ class RealImages:
         """Real images of each class, on the CPU."""
 
     def class_sums(
-        self, embed: Embed, per_class: int, rng: torch.Generator, *, chunk: int = 0
+        self, embed: Embed, per_class: int, rng: torch.Generator, *, rows: int = 0
     ) -> tuple[Float[Tensor, "k d"], Int64[Tensor, "k"]]:
-        """Σ embed(x) over up to `per_class` random images of every class (0: all of them), and how many there were."""
-        rows, labels = self._draw(torch.full((self.num_classes,), per_class or len(self._images)), rng)
+        """Σ embed(x) over up to `per_class` random images of every class (0: all of them), and how many there were.
+
+        `rows` is how many images `embed` passes through a network at once; 0: all of them.
+        """
+        index, labels = self._draw(torch.full((self.num_classes,), per_class or len(self._images)), rng)
         device = self._images.pixels.device
         sums: Tensor | None = None
-        pieces = chunk or len(rows)
-        for index, targets in zip(rows.split(pieces), labels.to(device).split(pieces), strict=True):
+        size = SLICE * rows or len(index)
+        for piece, targets in zip(index.split(size), labels.to(device).split(size), strict=True):
             with torch.no_grad():
-                features = embed(self.normalise(self._images.pixels[index.to(device)]), targets)
+                features = embed(self.normalise(self._images.pixels[piece.to(device)]), targets)
                 part = class_sums(features, targets, self.num_classes)
             sums = part if sums is None else sums + part
         assert sums is not None, "a task without real images is never condensed"
@@ -110,14 +119,14 @@ class Owners:
         """Real images of each segment, on the CPU."""
 
     def class_sums(
-        self, embed: Embed, per_class: int, rng: torch.Generator, *, chunk: int = 0
+        self, embed: Embed, per_class: int, rng: torch.Generator, *, rows: int = 0
     ) -> tuple[Float[Tensor, "s d"], Int64[Tensor, "s"]]:
-        """As for one owner, for every segment; a chunk holds images of as many owners as fit."""
+        """As for one owner, for every segment; a pass holds images of as many owners as fit."""
         most = torch.full((self._classes,), per_class or int(self.counts.max()))
         images, labels = self.subset(most.repeat(len(self._owners)), rng)
         places = labels.cpu()
         sums: Tensor | None = None
-        size = chunk or len(labels)
+        size = SLICE * rows or len(labels)
         for pixels, segments, where in zip(images.split(size), labels.split(size), places.split(size), strict=True):
             with torch.no_grad():
                 features = embed(self._owners[0].normalise(pixels), segments)

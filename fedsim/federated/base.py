@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Int64
+from torch import Tensor
 
 from fedsim.config import Section
 from fedsim.data.images import Images
 from fedsim.data.synthetic import SyntheticSet
 from fedsim.data.transforms import Normalise
-from fedsim.distill.base import Log
+from fedsim.distill.base import Log, Passes
+from fedsim.models.execution import AS_WRITTEN, Execution, Runner
 from fedsim.models.functional import model_sha256
 from fedsim.models.network import Network
 from fedsim.seeding import Streams
@@ -41,10 +44,14 @@ class Setting:
     """A newly initialised network on the device."""
     device: torch.device
     """Where networks and images live."""
-    chunk: int = 0
-    """Images per forward and backward pass; 0: a whole batch."""
+    execution: Execution = AS_WRITTEN
+    """How networks are run."""
     progress: Callable[[str, int, int, str], None] | None = None
     """Told how far the server's own work is: (what, done, of how many, note)."""
+
+    def runner(self) -> Runner:
+        """A network whose weights are yet to be copied in, and how it is run."""
+        return Runner(self.fresh(self.streams.generator("template")), self.execution).frozen()
 
 
 @dataclass(frozen=True)
@@ -143,6 +150,10 @@ class Algorithm(Protocol):
 
     def budget(self, setting: Setting) -> int:
         """Synthetic images a client may upload at most per class; 0 where none are uploaded."""
+        ...
+
+    def passes(self, counts: Sequence[Int64[Tensor, "k"]]) -> tuple[Passes, Passes]:
+        """What a round with clients of that many images per class costs: all clients together, and the server."""
         ...
 
 

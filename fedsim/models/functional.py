@@ -130,8 +130,8 @@ def has_batch_norm(network: nn.Module) -> bool:
 
 
 def trainable_names(network: nn.Module) -> list[str]:
-    """Sorted names of the parameters that ask for a gradient."""
-    return sorted(name for name, parameter in network.named_parameters() if parameter.requires_grad)
+    """Sorted names of the parameters; buffers, such as running means, are left out."""
+    return sorted(name for name, _ in network.named_parameters())
 
 
 def _floating_names(params: Params) -> list[str]:

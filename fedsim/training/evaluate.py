@@ -19,8 +19,10 @@ from scipy import stats
 from fedsim.config import Choice, Section
 from fedsim.data.images import Images
 from fedsim.data.transforms import Normalise
+from fedsim.models.execution import AS_WRITTEN, Execution
 from fedsim.models.network import Network
 from fedsim.seeding import Streams
+from fedsim.training.ensemble import fit_together
 from fedsim.training.train import TrainConfig, accuracy, fit
 
 
@@ -65,20 +67,28 @@ def score(
     fresh: Callable[[torch.Generator], Network],
     streams: Streams,
     *,
-    chunk: int = 0,
+    execution: Execution = AS_WRITTEN,
     progress: Callable[[int, int], None] | None = None,
 ) -> Score:
-    """Train `config.nets` networks from `fresh` on each of `sets`, test each once on `test`."""
+    """Train `config.nets` networks from `fresh` on each of `sets`, test each once on `test`.
+
+    The networks of a set are trained one after another, or together where `execution.ensemble` is vmap.
+    """
     values: list[list[float]] = []
+    size = config.nets if execution.ensemble == "vmap" else 1
     for number, images in enumerate(sets):
-        row = []
-        for net in range(config.nets):
-            here = streams.at("set", number, "net", net)
-            network = fresh(here.generator("init"))
-            fit(network, images, normalise, config.train, here.generator("train"), chunk=chunk)
-            row.append(accuracy(network, test, normalise))
+        row: list[float] = []
+        for first in range(0, config.nets, size):
+            heres = [streams.at("set", number, "net", first + offset) for offset in range(size)]
+            networks = [fresh(here.generator("init")) for here in heres]
+            rngs = [here.generator("train") for here in heres]
+            if size == 1:
+                fit(networks[0], images, normalise, config.train, rngs[0], execution=execution)
+            else:
+                fit_together(networks, images, normalise, config.train, rngs, execution=execution)
+            row += [accuracy(network, test, normalise, execution=execution) for network in networks]
             if progress is not None:
-                progress(number * config.nets + net + 1, len(sets) * config.nets)
+                progress(number * config.nets + len(row), len(sets) * config.nets)
         values.append(row)
     return summarise(values)
 

@@ -17,7 +17,7 @@ from fedsim.data.augment import Config as DSAConfig
 from fedsim.data.augment import augment, draw
 from fedsim.data.images import Images
 from fedsim.data.transforms import Normalise
-from fedsim.models.functional import has_batch_norm
+from fedsim.models.execution import AS_WRITTEN, Execution, Runner
 from fedsim.models.network import Network
 
 
@@ -50,31 +50,31 @@ def fit(
     config: TrainConfig,
     rng: torch.Generator,
     *,
-    chunk: int = 0,
+    execution: Execution = AS_WRITTEN,
     progress: Callable[[int, float], None] | None = None,
 ) -> float:
     """Train `network` in place and return the mean loss of the last epoch.
 
-    `images` lie on the network's device. A batch is passed through in pieces of `chunk` images (0: whole); gradients
-    add up to those of the whole batch, except under batch norm, which always sees the whole batch.
+    `images` lie on the network's device. A batch is passed through in pieces as `execution` says; gradients add up to
+    those of the whole batch, except under batch norm, which always sees the whole batch.
     `progress(epoch, loss)` is called after every epoch. `rng` is a CPU generator.
     """
-    pixels, labels = images.pixels, images.labels
+    runner = Runner(network, execution)
     optimiser = torch.optim.SGD(
         network.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
     )
-    piece = 0 if has_batch_norm(network) else chunk
     network.train()
-    loss = torch.zeros((), device=pixels.device)
+    device = images.pixels.device
+    loss = torch.zeros((), device=device)
     for epoch in range(config.epochs):
-        if config.schedule == "step" and epoch == math.ceil(config.epochs / 2):
-            for group in optimiser.param_groups:
-                group["lr"] *= 0.1
-        loss = torch.zeros((), device=pixels.device)
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(config, epoch)
+        loss = torch.zeros((), device=device)
         for rows in torch.randperm(len(images), generator=rng).split(config.batch_size):
-            batch = _augmented(normalise(pixels[rows.to(pixels.device)]), config.augment, rng)
+            batch = images.take(rows.to(device))
+            inputs = augmented(normalise(batch.pixels), config.augment, rng)
             optimiser.zero_grad()
-            loss += _backward(network, batch, labels[rows.to(labels.device)], piece) * len(rows)
+            loss += _backward(runner, inputs, batch.labels) * len(rows)
             optimiser.step()
         loss /= len(images)
         if progress is not None:
@@ -83,7 +83,12 @@ def fit(
     return float(loss)
 
 
-def _augmented(
+def learning_rate(config: TrainConfig, epoch: int) -> float:
+    """η of an epoch, from 0."""
+    return config.lr * 0.1 if config.schedule == "step" and epoch >= math.ceil(config.epochs / 2) else config.lr
+
+
+def augmented(
     batch: Float[Tensor, "n c h w"], config: DSAConfig | None, rng: torch.Generator
 ) -> Float[Tensor, "n c h w"]:
     """The batch after one random operation, its parameters drawn per image."""
@@ -93,25 +98,25 @@ def _augmented(
     return augment(batch, torch.arange(len(batch), device=batch.device), draws, config)
 
 
-def _backward(
-    network: Network, batch: Float[Tensor, "n c h w"], labels: Int64[Tensor, "n"], chunk: int
-) -> Float[Tensor, ""]:
+def _backward(runner: Runner, batch: Float[Tensor, "n c h w"], labels: Int64[Tensor, "n"]) -> Float[Tensor, ""]:
     """Accumulate the gradient of the batch's mean cross-entropy, piece by piece; return that mean."""
     total = torch.zeros((), device=batch.device)
-    size = chunk or len(batch)
+    size = runner.rows(len(batch))
     for inputs, targets in zip(batch.split(size), labels.split(size), strict=True):
-        loss = F.cross_entropy(network(inputs), targets, reduction="sum") / len(batch)
+        loss = F.cross_entropy(runner.logits(inputs), targets, reduction="sum") / len(batch)
         loss.backward()
         total += loss.detach()
     return total
 
 
 @torch.no_grad()
-def accuracy(network: Network, images: Images, normalise: Normalise, *, batch: int = 256) -> float:
+def accuracy(
+    network: Network, images: Images, normalise: Normalise, *, batch: int = 256, execution: Execution = AS_WRITTEN
+) -> float:
     """Share of `images` whose class has the largest logit, 0..1."""
     network.eval()
-    device = next(network.parameters()).device
+    runner, device = Runner(network, execution), next(network.parameters()).device
     right = torch.zeros((), dtype=torch.int64, device=device)
     for pixels, labels in zip(images.pixels.split(batch), images.labels.split(batch), strict=True):
-        right += (network(normalise(pixels.to(device))).argmax(1) == labels.to(device)).sum()
+        right += (runner.logits(normalise(pixels.to(device))).argmax(1) == labels.to(device)).sum()
     return int(right) / len(images)

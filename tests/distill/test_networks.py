@@ -21,7 +21,7 @@ from fedsim.distill.networks import (
     Radius,
     perturb,
 )
-from fedsim.models.functional import flatten, state, trainable_names
+from fedsim.models.functional import flatten, trainable_names, unflatten
 from fedsim.seeding import stream
 from fedsim.types import Params, UserError
 from tests.reference import dm as reference
@@ -86,7 +86,7 @@ def test_radius_wants_exactly_one_of_two() -> None:
 
 def test_fresh_draws_by_the_generator() -> None:
     source, task = Fresh(FreshConfig(), None), reference.task()
-    first, again, other = (flatten(source.draw(task, None, stream(seed)).params) for seed in (1, 1, 2))
+    first, again, other = (flatten(source.draw(task, None, stream(seed), 0).params) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -94,7 +94,7 @@ def test_fresh_draws_by_the_generator() -> None:
 def test_perturb_draws_an_augmentation_of_its_own_every_time() -> None:
     source = Perturb(PerturbConfig(radius=Radius(absolute=1.0)), DSAConfig())
     task, rng = reference.task(around=True), stream(0)
-    one, two = (source.draw(task, None, rng).augmentation for _ in range(2))
+    one, two = (source.draw(task, None, rng, 0).augmentation for _ in range(2))
     assert one is not None
     assert two is not None
     assert one.shape[0] == 4
@@ -121,7 +121,7 @@ def test_cached_sums_are_those_of_their_own_pair(around: bool, dsa: DSAConfig | 
     task = reference.task(around=around, chunk=chunk)
     method, prepared = pooled(task, dsa)
     for seed in range(8):
-        drawn = method.source.draw(task, prepared, stream(seed))
+        drawn = method.source.draw(task, prepared, stream(seed), 0)
         assert drawn.real_sums is not None
         sums, counts = method._real_sums(task, drawn.params, drawn.augmentation, stream(seed, "now"))
         torch.testing.assert_close(drawn.real_sums[0], sums, rtol=1e-10, atol=1e-10)
@@ -133,7 +133,7 @@ def test_a_mean_of_another_pair_would_be_noticed() -> None:
     task = reference.task()
     method, prepared = pooled(task, DSAConfig())
     prepared.augmentations = prepared.augmentations.roll(1, 0) if prepared.augmentations is not None else None
-    drawn = method.source.draw(task, prepared, stream(0))
+    drawn = method.source.draw(task, prepared, stream(0), 0)
     assert drawn.real_sums is not None
     sums, _ = method._real_sums(task, drawn.params, drawn.augmentation, stream(1))
     assert not torch.allclose(drawn.real_sums[0], sums, rtol=1e-3)
@@ -145,20 +145,69 @@ def test_members_are_drawn_uniformly_and_are_different() -> None:
     assert isinstance(method.source, Pool)
     hits, rng = torch.zeros(4), stream(0)
     for _ in range(400):
-        flat = flatten(method.source.draw(task, prepared, rng).params)
+        flat = flatten(method.source.draw(task, prepared, rng, 0).params)
         (match,) = (prepared.flats == flat).all(1).nonzero().flatten().tolist()
         hits[match] += 1
     assert (hits - 100).abs().max() < 5 * (400 * 0.25 * 0.75) ** 0.5
 
 
 @pytest.mark.parametrize("around", [True, False])
-def test_steps_leave_the_pool_and_the_template_as_they_are(around: bool) -> None:
+def test_steps_leave_the_pool_as_it_is(around: bool) -> None:
     task = reference.task(reference.convnet(norm="batch"), around=around)
     method, prepared = pooled(task, None)
-    flats, template = prepared.flats.clone(), state(task.network)
+    flats = prepared.flats.clone()
     current = method.init(task, prepared, stream(1))
     for step in range(4):
         method.step(task, prepared, current, stream(2, step))
     assert torch.equal(prepared.flats, flats)
-    for name, value in task.network.state_dict().items():
-        assert torch.equal(value, template[name]), name
+
+
+# --- its refreshment ---
+
+
+def refreshed(refresh: int) -> tuple[Task, DistributionMatching, PoolState]:
+    task = reference.task()
+    networks = PoolConfig(size=4, refresh=refresh)
+    method = DistributionMatching(Config(ipc=2, batch_real=2, augment=DSAConfig(), networks=networks))
+    prepared = method.prepare(task, stream(9))
+    assert isinstance(prepared, PoolState)
+    return task, method, prepared
+
+
+def test_every_pair_is_replaced_once_in_refresh_steps_one_after_another() -> None:
+    task, method, prepared = refreshed(8)
+    before = prepared.flats.clone()
+    changed = []
+    for step in range(17):
+        method.source.draw(task, prepared, stream(step), step)
+        changed.append((prepared.flats != before).any(1).nonzero().flatten().tolist())
+        before = prepared.flats.clone()
+    assert changed == [[], [], [0], [], [1], [], [2], [], [3], [], [0], [], [1], [], [2], [], [3]]
+    assert PoolConfig(size=4, refresh=8).drawn(17) == 4 + 8
+
+
+@pytest.mark.parametrize("step", [1, 5, 16, 31])
+def test_a_resumed_loop_finds_the_pool_of_that_step(step: int) -> None:
+    task, method, prepared = refreshed(8)
+    for earlier in range(step):
+        method.source.draw(task, prepared, stream(earlier), earlier)
+    again = method.prepare(task, stream(9))
+    assert isinstance(again, PoolState)
+    for pool in (prepared, again):
+        method.source.draw(task, pool, stream(step), step)
+    assert torch.equal(prepared.flats, again.flats)
+    assert torch.equal(prepared.sums, again.sums)
+    assert prepared.augmentations is not None
+    assert again.augmentations is not None
+    assert torch.equal(prepared.augmentations, again.augmentations)
+
+
+def test_a_replacement_brings_its_own_means() -> None:
+    task, method, prepared = refreshed(4)
+    assert prepared.augmentations is not None
+    prepared.real_sums = lambda params, draws, rng: method._real_sums(task, params, draws, stream(0))
+    method.source.draw(task, prepared, stream(1), 9)
+    for index in range(4):
+        params = unflatten(prepared.flats[index], task.network.state_dict())
+        sums, _ = method._real_sums(task, params, prepared.augmentations[index], stream(0))
+        torch.testing.assert_close(prepared.sums[index], sums, rtol=1e-10, atol=1e-10)

@@ -189,8 +189,9 @@ def test_has_batch_norm():
     assert not functional.has_batch_norm(build(norm="instance"))
 
 
-def test_trainable_names_are_sorted_and_leave_out_frozen_and_buffers():
+def test_trainable_names_are_sorted_and_leave_out_buffers_but_not_frozen_ones():
     network = build(norm="batch")
     network.head.requires_grad_(False)
     layers = ("blocks.0.0", "blocks.0.1", "blocks.1.0", "blocks.1.1")
-    assert functional.trainable_names(network) == [f"{layer}.{kind}" for layer in layers for kind in ("bias", "weight")]
+    names = [f"{layer}.{kind}" for layer in (*layers, "head") for kind in ("bias", "weight")]
+    assert functional.trainable_names(network) == names

@@ -18,6 +18,7 @@ from fedsim.distill.base import Task
 from fedsim.distill.real import RealImages
 from fedsim.models.convnet import Config as ConvNetConfig
 from fedsim.models.convnet import ConvNet
+from fedsim.models.execution import Execution, Runner
 from fedsim.models.functional import call, state
 from fedsim.models.network import Features, Network, build_network
 from fedsim.models.norms import Norm
@@ -132,9 +133,8 @@ def task(
     return Task(
         real=owner,
         budget=owner.counts.clamp(max=ipc),
-        network=network,
+        runner=Runner(network, Execution(chunk)).frozen(),
         normalise=NORMALISE,
         classes=names,
         start=state(network) if around else None,
-        chunk=chunk,
     )

@@ -12,6 +12,7 @@ from fedsim.data.images import Images
 from fedsim.federated.base import ClientView, Setting
 from fedsim.models.convnet import Config as ConvNetConfig
 from fedsim.models.convnet import ConvNet
+from fedsim.models.execution import Execution
 from fedsim.models.network import Network, build_network
 from fedsim.models.norms import Norm
 from fedsim.seeding import Streams
@@ -63,7 +64,7 @@ def setting(norm: Norm = "instance", *, seed: int = 0, width: int = 4, chunk: in
         return build_network(ConvNet, config, (1, 6, 6), 4, rng)
 
     names = ("a", "b", "c", "d")
-    return Setting(Streams(seed), names, (1, 6, 6), dm.NORMALISE, fresh, torch.device("cpu"), chunk)
+    return Setting(Streams(seed), names, (1, 6, 6), dm.NORMALISE, fresh, torch.device("cpu"), Execution(chunk))
 
 
 def view(client: int, here: Setting, store: Path | None = None) -> ClientView:

@@ -16,6 +16,7 @@ from fedsim.data.images import Images
 from fedsim.data.transforms import Normalise
 from fedsim.models.convnet import Config as ConvNetConfig
 from fedsim.models.convnet import ConvNet
+from fedsim.models.execution import Execution
 from fedsim.models.functional import flatten, state
 from fedsim.models.network import Network, build_network
 from fedsim.models.norms import Norm
@@ -81,7 +82,7 @@ def test_the_rate_drops_once_after_half_the_epochs(epochs: int, before: int) -> 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 4, 100])
 def test_pieces_add_up_to_the_whole_batch(chunk: int) -> None:
-    whole, pieces = (flatten(state(trained(PLAIN, chunk=size))) for size in (0, chunk))
+    whole, pieces = (flatten(state(trained(PLAIN, execution=Execution(size)))) for size in (0, chunk))
     torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-6)
 
 
@@ -89,7 +90,7 @@ def test_batch_norm_sees_whole_batches() -> None:
     sizes: list[int] = []
     net = network("batch")
     net.blocks[0].register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
-    fit(net, reference.images(), reference.NORMALISE, PLAIN, stream(1), chunk=2)
+    fit(net, reference.images(), reference.NORMALISE, PLAIN, stream(1), execution=Execution(2))
     assert sizes == [4, 4, 1] * 2
     whole = flatten(state(trained(PLAIN, norm="batch")))
     assert torch.equal(flatten(state(net)), whole)

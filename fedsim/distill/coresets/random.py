@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from pydantic import Field
 from torch import Tensor
 
 from fedsim.config import Section
 from fedsim.data.synthetic import SyntheticSet
-from fedsim.distill.base import Task
+from fedsim.distill.base import Passes, Task
 
 
 class Config(Section):
@@ -60,6 +60,10 @@ class RandomSubset:
     def step(self, task: Task, artifacts: None, state: State, rng: torch.Generator) -> dict[str, Tensor]:
         """Nothing to improve."""
         return {}
+
+    def passes(self, counts: Int64[Tensor, "k"]) -> Passes:
+        """No network sees an image."""
+        return Passes()
 
     def result(self, task: Task, state: State) -> SyntheticSet:
         """Real images: their provenance says so."""

@@ -29,11 +29,10 @@ from fedsim.config import Choice, Section
 from fedsim.data.augment import Config as DSAConfig
 from fedsim.data.augment import augment
 from fedsim.data.synthetic import SyntheticSet
-from fedsim.distill.base import Task
+from fedsim.distill.base import Passes, Task
 from fedsim.distill.descent import Images, descend
 from fedsim.distill.matching import class_means, class_sums, owner_losses
-from fedsim.distill.networks import FreshConfig, NetworkSource
-from fedsim.models.functional import call, chunked, has_batch_norm
+from fedsim.distill.networks import FreshConfig, NetworkSource, PoolConfig
 from fedsim.types import Params
 
 
@@ -100,12 +99,13 @@ class DistributionMatching:
 
     def step(self, task: Task, artifacts: object, state: Images, rng: torch.Generator) -> dict[str, Tensor]:
         """One projected step on the images."""
-        drawn = self.source.draw(task, artifacts, rng)
+        drawn = self.source.draw(task, artifacts, rng, int(state.steps))
         sums, counts = drawn.real_sums or self._real_sums(task, drawn.params, drawn.augmentation, rng)
+        task.runner.load(drawn.params)
         real, gradients, losses = class_means(sums, counts), [], []
         for piece in task.pieces:
             images = state.pixels[piece.rows].detach().requires_grad_()
-            features = self._features(task, drawn.params, drawn.augmentation, images, piece.labels)
+            features = self._features(task, drawn.augmentation, images, piece.labels)
             synthetic = class_means(class_sums(features, piece.labels, len(piece.budget)), piece.budget)
             loss = matching_loss(real[piece.segments], synthetic, piece.present)
             gradients += torch.autograd.grad(loss, images)
@@ -125,26 +125,27 @@ class DistributionMatching:
             images, task.labels().cpu(), task.classes, task.normalise.mean, task.normalise.std, provenance
         )
 
+    def passes(self, counts: Int64[Tensor, "k"]) -> Passes:
+        """The synthetic images every step; the real ones once per network that is drawn."""
+        steps, networks = self.config.iterations, self.config.networks
+        real = counts.clamp(max=self.config.batch_real) if self.config.batch_real else counts
+        drawn = steps if not isinstance(networks, PoolConfig) else networks.drawn(steps)
+        return Passes(drawn * int(real.sum()), steps * int(counts.clamp(max=self.config.ipc).sum()))
+
     def _real_sums(
         self, task: Task, params: Params, draws: Tensor | None, rng: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        def embed(images: Tensor, labels: Tensor) -> Tensor:
-            return self._features(task, params, draws, images, labels)
+        def features(images: Tensor, labels: Tensor) -> Tensor:
+            return self._features(task, draws, images, labels)
 
-        chunk = 0 if has_batch_norm(task.network) else task.chunk
-        return task.real.class_sums(embed, self.config.batch_real, rng, chunk=chunk)
+        task.runner.load(params)
+        return task.real.class_sums(features, self.config.batch_real, rng, rows=task.runner.rows(0))
 
-    def _features(
-        self, task: Task, params: Params, draws: Tensor | None, images: Tensor, labels: Tensor
-    ) -> Float[Tensor, "n d"]:
+    def _features(self, task: Task, draws: Tensor | None, images: Tensor, labels: Tensor) -> Float[Tensor, "n d"]:
         """What is matched, side by side, so that one squared distance is the sum of the terms."""
         if self.config.augment is not None and draws is not None:
             images = augment(images, labels % task.num_classes, draws, self.config.augment)
-
-        def features(inputs: Tensor) -> Tensor:
-            if self.config.match == ("embedding",):
-                return call(task.network, params, "embed", inputs)
-            seen = call(task.network, params, "features", inputs)
-            return torch.cat([getattr(seen, name) for name in self.config.match], dim=1)
-
-        return chunked(features, images, 0 if has_batch_norm(task.network) else task.chunk)
+        seen = {"embedding": task.runner.embed(images)}
+        if "logits" in self.config.match:
+            seen["logits"] = task.runner.head(seen["embedding"])
+        return torch.cat([seen[name] for name in self.config.match], dim=1)

@@ -19,8 +19,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
+from torch import Tensor
 
 from fedsim.config import Section
+from fedsim.distill.base import Passes
 from fedsim.federated.base import Broadcast, ClientView, ServerState, Setting, Upload, network_with
 from fedsim.models.functional import state
 from fedsim.seeding import Streams
@@ -93,7 +95,7 @@ class FedAvg:
             setting.normalise,
             self.config.local,
             generator,
-            chunk=setting.chunk,
+            execution=setting.execution,
             progress=log,
         )
         weights = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
@@ -114,3 +116,7 @@ class FedAvg:
     def budget(self, setting: Setting) -> int:
         """No images are uploaded."""
         return 0
+
+    def passes(self, counts: Sequence[Tensor]) -> tuple[Passes, Passes]:
+        """E epochs over every client's images; averaging passes none."""
+        return Passes(backward=self.config.local.epochs * sum(int(one.sum()) for one in counts)), Passes()

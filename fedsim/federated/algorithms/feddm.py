@@ -31,10 +31,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, overload
 
 import torch
+from torch import Tensor
 
 from fedsim.config import Section
 from fedsim.data.synthetic import SyntheticSet, union
-from fedsim.distill.base import Distiller, Task, condense
+from fedsim.distill.base import Distiller, Passes, Task, condense
 from fedsim.distill.cohort import condense_together
 from fedsim.distill.networks import radius_of
 from fedsim.distill.real import RealImages
@@ -101,7 +102,7 @@ class FedDM:
 
     def client(self, view: ClientView, broadcast: Broadcast, streams: Streams) -> Upload:
         """ClientUpdate(k, w_r): condense the classes that are there."""
-        task = self._tasks([view], broadcast, streams)[0]
+        task = self._tasks([view], broadcast)[0]
         synthetic, history = condense(
             self.method,
             task,
@@ -123,7 +124,7 @@ class FedDM:
         first = views[0]
         found = condense_together(
             self.method,
-            self._tasks(views, broadcast, streams[0]),
+            self._tasks(views, broadcast),
             self.work(),
             streams,
             store=first.store,
@@ -132,10 +133,10 @@ class FedDM:
         )
         return [_upload(view, broadcast, *one) for view, one in zip(views, found, strict=True)]
 
-    def _tasks(self, views: Sequence[ClientView], broadcast: Broadcast, streams: Streams) -> list[Task]:
-        """One task each; template and weights are the same tensors in all."""
+    def _tasks(self, views: Sequence[ClientView], broadcast: Broadcast) -> list[Task]:
+        """One task each; runner and weights are the same in all."""
         setting = views[0].setting
-        network = setting.fresh(streams.generator("template"))
+        runner = setting.runner()
         start = {name: value.to(setting.device) for name, value in broadcast.weights.items()}
         shared = setting.streams.at("round", broadcast.round, "networks") if self.together else None
         owners = [RealImages(view.images, len(setting.classes), setting.normalise, setting.device) for view in views]
@@ -143,11 +144,10 @@ class FedDM:
             Task(
                 real=owner,
                 budget=owner.counts.clamp(max=self.method_config.ipc),
-                network=network,
+                runner=runner,
                 normalise=setting.normalise,
                 classes=setting.classes,
                 start=start,
-                chunk=setting.chunk,
                 device=setting.device,
                 shared=shared,
             )
@@ -171,7 +171,7 @@ class FedDM:
             setting.normalise,
             self.train,
             streams.generator(),
-            chunk=setting.chunk,
+            execution=setting.execution,
             progress=log,
         )
         weights = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
@@ -185,6 +185,12 @@ class FedDM:
     def budget(self, setting: Setting) -> int:
         """Images per class."""
         return int(self.method_config.ipc)
+
+    def passes(self, counts: Sequence[Tensor]) -> tuple[Passes, Passes]:
+        """Every client's condensation, and the server's epochs over what they upload."""
+        clients = sum((self.method.passes(one) for one in counts), Passes())
+        images = sum(int(one.clamp(max=self.method_config.ipc).sum()) for one in counts)
+        return clients, Passes(backward=self.train.epochs * images)
 
     def _step(self, network: torch.nn.Module, before: Params, after: Params) -> dict[str, float]:
         """‖w_{r+1} − w_r‖, and as a multiple of ρ: beyond 1 the server left the ball the clients matched in."""

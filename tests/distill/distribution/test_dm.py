@@ -35,7 +35,7 @@ def start(task: Task, method: DistributionMatching) -> Images:
 
 def expected_step(task: Task, config: Config, current: Images, rng: torch.Generator) -> tuple[float, Tensor]:
     """Loss per class and images after one step, by the reference's loops and a hand-written projected SGD."""
-    drawn = DistributionMatching(config).source.draw(task, None, rng)
+    drawn = DistributionMatching(config).source.draw(task, None, rng, 0)
     look = reference.looking(task.network, drawn.params, config.match)
     pixels = current.pixels.clone().requires_grad_()
     loss = reference.loss(
@@ -79,7 +79,7 @@ def test_the_loss_with_dsa_equals_the_pixel_by_pixel_operations(operation: Any) 
     task = reference.task(reference.Flat(36, 4))
     method = DistributionMatching(config)
     current = start(task, method)
-    draws = method.source.draw(task, None, stream(2)).augmentation
+    draws = method.source.draw(task, None, stream(2), 0).augmentation
     assert draws is not None
     names = ("flip", "scale", "rotate", "crop", "cutout", "brightness", "saturation", "contrast")
     assert config.augment is not None
@@ -223,8 +223,8 @@ def test_batches_of_the_real_side_are_as_large_as_asked(monkeypatch: pytest.Monk
     asked = []
     original = task.real.class_sums
 
-    def spy(embed: Any, per_class: int, rng: torch.Generator, *, chunk: int = 0) -> Any:
-        sums, counts = original(embed, per_class, rng, chunk=chunk)
+    def spy(embed: Any, per_class: int, rng: torch.Generator, *, rows: int = 0) -> Any:
+        sums, counts = original(embed, per_class, rng, rows=rows)
         asked.append(counts.tolist())
         return sums, counts
 

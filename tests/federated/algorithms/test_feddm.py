@@ -17,6 +17,7 @@ from fedsim.distill.networks import PerturbConfig, Radius, perturb
 from fedsim.distill.real import RealImages
 from fedsim.federated.algorithms.feddm import Config, FedDM
 from fedsim.federated.base import Algorithm, ServerState, Setting, Upload, network_with
+from fedsim.models.execution import AS_WRITTEN, Runner
 from fedsim.models.functional import flatten, state, trainable_names
 from fedsim.seeding import Streams
 from fedsim.training.train import TrainConfig, fit
@@ -56,7 +57,8 @@ def test_the_first_loss_of_a_client_is_equation_8() -> None:
     images = reference.CLIENTS[0]
     real = RealImages(images, 4, here.normalise, here.device)
     network = here.fresh(streams.generator("template"))
-    task = Task(real, real.counts.clamp(max=2), network, here.normalise, here.classes, start=before.weights)
+    runner, budget = Runner(network, AS_WRITTEN).frozen(), real.counts.clamp(max=2)
+    task = Task(real, budget, runner, here.normalise, here.classes, start=before.weights)
     start = DistributionMatching(METHOD).init(task, None, streams.generator("init")).pixels
     weights = perturb(task, Radius(absolute=0.5), streams.generator("step", 0))
     look = loops.looking(network, weights, ("embedding", "logits"))
@@ -124,7 +126,8 @@ def test_one_client_is_condensation_around_the_servers_weights() -> None:
     upload = algorithm.client(reference.view(0, here), algorithm.broadcast(before, [0])[0], streams)
     real = RealImages(reference.CLIENTS[0], 4, here.normalise, here.device)
     network = here.fresh(streams.generator("template"))
-    task = Task(real, real.counts.clamp(max=2), network, here.normalise, here.classes, start=before.weights)
+    runner, budget = Runner(network, AS_WRITTEN).frozen(), real.counts.clamp(max=2)
+    task = Task(real, budget, runner, here.normalise, here.classes, start=before.weights)
     synthetic, _ = condense(DistributionMatching(METHOD), task, 3, streams)
     assert upload.synthetic is not None
     assert torch.equal(upload.synthetic.images, synthetic.images)

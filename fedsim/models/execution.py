@@ -1,0 +1,133 @@
+"""How networks are run: in pieces that fit a cache, in a number and memory format, as written or compiled.
+
+A `Runner` keeps one network in memory. Weights are copied into it, so that one compiled graph serves every network of
+an architecture; the graph is for pieces of exactly `chunk` rows, and a last, smaller piece runs as written. Another way
+of running gives other roundings, never another method: `Execution` is recorded with every result.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fedsim.models.functional import chunked, has_batch_norm
+from fedsim.models.network import Network
+from fedsim.types import Params, UserError
+
+Precision = Literal["float32", "bfloat16"]
+
+GRAPHS = 64
+"""Compiled graphs of one process: an architecture has up to four (with and without gradient, training and not)."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How networks are run."""
+
+    chunk: int = 0
+    """Rows of one pass; 0: the whole batch. A batch norm in training always sees the whole batch."""
+    compile: bool = False
+    """Whether passes run as one compiled graph."""
+    precision: Precision = "float32"
+    """Number format of products and activations; weights, sums, losses and steps are float32 either way."""
+    channels_last: bool = False
+    """Memory format of images and activations."""
+    ensemble: Literal["loop", "vmap"] = "loop"
+    """Several networks on the same images: one after another, or stacked and run as one."""
+
+
+AS_WRITTEN = Execution()
+"""Whole batches, float32, not compiled."""
+
+
+def has_bfloat16(device: str) -> bool:
+    """Whether `device` multiplies bfloat16 in hardware: AVX-512 BF16 or AMX, or a GPU that says so."""
+    if device == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def has_compiler(device: str) -> bool:
+    """Whether torch.compile finds what it needs: a C++ compiler, or Triton for a GPU."""
+    if device == "cpu":
+        return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
+    return importlib.util.find_spec("triton") is not None
+
+
+class Runner:
+    """One network, run as an `Execution` says. Outputs have the type of the weights, whatever the precision."""
+
+    def __init__(self, network: Network, execution: Execution) -> None:
+        self.network = network
+        self.execution = execution
+        if execution.channels_last:
+            network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self._rows = 0 if has_batch_norm(network) else execution.chunk
+        self._embed, self._forward = network.embed, network.forward
+        self._compiled_embed: Any = network.embed
+        self._compiled_forward: Any = network.forward
+        if execution.compile:
+            # torch's own containers: nothing of this package is traced, so run-time checks in tests break no graph
+            self._compiled_embed = self._graph(nn.Sequential(*network.blocks, nn.Flatten(1)))
+            self._compiled_forward = self._graph(nn.Sequential(*network.blocks, nn.Flatten(1), network.head))
+
+    def frozen(self) -> Runner:
+        """Weights ask for no gradient from now on; returns itself."""
+        self.network.requires_grad_(False)
+        return self
+
+    @torch.no_grad()
+    def load(self, params: Params) -> None:
+        """Copy weights in, in place. Raises `UserError` where the names are not those of the network."""
+        own = self.network.state_dict()
+        if params.keys() != own.keys():
+            odd = sorted(params.keys() ^ own.keys())
+            raise UserError(
+                f"got parameters that do not fit {type(self.network).__name__} (missing or unknown: "
+                f"{', '.join(odd[:3])}); valid: the names of its state_dict()"
+            )
+        for name, tensor in own.items():
+            tensor.copy_(params[name])
+
+    def embed(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
+        """ψ of the images."""
+        return self._pieces(self._compiled_embed, self._embed, images)
+
+    def logits(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
+        """Logits of the images."""
+        return self._pieces(self._compiled_forward, self._forward, images)
+
+    def head(self, embedding: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        """Logits of embeddings, in float32."""
+        return self.network.head(embedding)
+
+    def rows(self, size: int) -> int:
+        """Images of one pass through a batch of `size`."""
+        return self._rows or size
+
+    def _pieces(self, compiled: Any, written: Any, images: Tensor) -> Tensor:
+        if self.execution.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+
+        def run(piece: Tensor) -> Tensor:
+            form = compiled if piece.shape[0] == self._rows or not self._rows else written
+            with self._autocast(piece.device.type):
+                output = form(piece)
+            return output.float() if output.dtype == torch.bfloat16 else output
+
+        return chunked(run, images, self._rows)
+
+    def _autocast(self, device: str) -> torch.autocast:
+        return torch.autocast(device, dtype=torch.bfloat16, enabled=self.execution.precision == "bfloat16")
+
+    def _graph(self, module: nn.Module) -> Any:
+        """One graph for pieces of `chunk` rows; without pieces one for each batch size, then one for any."""
+        compiler: Any = torch.compile
+        return compiler(module, fullgraph=True, dynamic=False if self._rows else None, recompile_limit=GRAPHS)

@@ -1,0 +1,64 @@
+"""How much a run computes, in images through a network: for `--dry-run` and `compile: auto`."""
+
+from __future__ import annotations
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from fedsim.build import Parts
+from fedsim.distill.base import Passes
+from fedsim.models.execution import has_compiler
+from fedsim.models.network import Network
+from fedsim.schema import Compute, FederatedRun
+from fedsim.types import UserError
+
+WORTH = {"cpu": 1e13, "cuda": 1e15}
+"""Operations of one process from which compiling pays: about three times what the compiler's seconds would compute. The
+CPU's was measured (docs/benchmarks.md), the GPU's is a guess."""
+
+
+def federated(parts: Parts) -> tuple[Passes, Passes]:
+    """One round at full participation: all clients together, and the server."""
+    counts = [parts.images(positions).counts(parts.dataset.num_classes) for positions in parts.split.client]
+    return parts.algorithm().passes(counts)
+
+
+def central(parts: Parts) -> Passes:
+    """The condensation of one set."""
+    method = getattr(parts.config, "method", None)
+    return parts.distiller(method).passes(parts.images(parts.split.train).counts(parts.dataset.num_classes))
+
+
+def flops_per_image(network: Network, image_shape: tuple[int, int, int]) -> float:
+    """Operations of one forward pass of one image (a multiplication and an addition are two)."""
+    device = next(network.parameters()).device
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros((1, *image_shape), device=device))
+    return float(counter.get_total_flops())
+
+
+def settle_compile(compute: Compute, passes: Passes, network: Network, image_shape: tuple[int, int, int]) -> Compute:
+    """Resolve `compile` and `channels_last` for a process that computes `passes`."""
+    device = compute.device.partition(":")[0]
+    compiled = compute.compile
+    if compiled == "auto":
+        pays = passes.flops(flops_per_image(network, image_shape)) >= WORTH[device]
+        compiled = pays and has_compiler(device)
+    elif compiled and not has_compiler(device):
+        missing = "a C++ compiler (g++ or clang++)" if device == "cpu" else "Triton"
+        raise UserError(f"compute.compile: true needs {missing}, which is not here; install it or give compile=false")
+    layout = compute.channels_last if compute.channels_last != "auto" else compiled or device == "cuda"
+    return compute.model_copy(update={"compile": compiled, "channels_last": layout})
+
+
+def settled(parts: Parts) -> Parts:
+    """The same run with every `auto` of `compute` resolved, by the work of its longest process."""
+    config = parts.config
+    if isinstance(config, FederatedRun):
+        clients, server = federated(parts)
+        share = config.rounds * config.participation.fraction / min(config.compute.workers, len(parts.split.client))
+        passes = max(clients.times(share), server.times(config.rounds), key=lambda work: work.flops(1.0))
+    else:
+        passes = central(parts)
+    network = parts.fresh()(parts.streams.generator("template"))
+    return parts.computed(settle_compile(config.compute, passes, network, parts.dataset.image_shape))
