@@ -52,7 +52,6 @@ CELLS = {
     "shared-100": Cell(100, 25),
     "shared-1000": Cell(1000, 25),
     "own-100": Cell(100, 1, ("method.networks.shared=false",)),
-    "own-1000": Cell(1000, 1, ("method.networks.shared=false",)),
     "fedavg-100": Cell(100, 25, FEDAVG),
     "fedavg-1000": Cell(1000, 25, (*FEDAVG, "transcript=none")),
     "shared-10000": Cell(10000, 100, ("method.iterations=20", "method.networks.size=5", "server.epochs=5")),

@@ -25,7 +25,7 @@ from fedsim.federated.record import RoundRecord
 
 SMALL = 10
 """A cell is small with at most this many real images per synthetic one (`small_classes` of result.json)."""
-LISTED = 200
+LISTED = 100
 """Clients that are shown one by one, the first of them; totals, medians and extremes are over all."""
 
 

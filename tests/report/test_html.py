@@ -174,14 +174,14 @@ def test_of_very_many_clients_the_first_are_listed_and_the_page_says_so(tmp_path
         record["losses"] = {client: [[1, 2.0], [10, 1.0 + (client == 250)]] for client in range(260)}
     (path / "rounds.json").write_text(json.dumps(history))
     shown = page(path)
-    assert "The first 200 of 260 clients are shown one by one" in shown.text
-    assert "3 more blocks of 50 clients" in shown.text
+    assert "The first 100 of 260 clients are shown one by one" in shown.text
+    assert "1 more blocks of 50 clients" in shown.text
     (chart,) = loss_charts(collect([path])[0])
-    assert "client 199<" in chart
-    assert "client 200<" not in chart
+    assert "client 99<" in chart
+    assert "client 100<" not in chart
     assert "client 250" in chart  # the worst of all
-    assert "<td>199</td>" in (source := render(collect([path])))
-    assert "<td>200</td>" not in source
+    assert "<td>99</td>" in (source := render(collect([path])))
+    assert "<td>100</td>" not in source
 
 
 def test_the_picture_of_a_column() -> None:
