@@ -61,9 +61,9 @@ class Task:
 
     @cached_property
     def pieces(self) -> list[Piece]:
-        """The synthetic images in pieces of whole owners: what fits one pass, or several passes of a compiled graph."""
-        passes = SLICE if self.runner.execution.compile else 1
-        return whole_owners(self.budget.cpu(), self.num_classes, self.runner.rows(0) * passes or PIECE, self.device)
+        """The synthetic images in pieces of whole owners, so many passes each that hardly one is half empty."""
+        most = self.runner.rows(0) * SLICE or PIECE
+        return whole_owners(self.budget.cpu(), self.num_classes, most, self.device)
 
     @property
     def network(self) -> Network:
