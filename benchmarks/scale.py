@@ -155,7 +155,7 @@ def keep(kept: Path, folder: Path, scratch: Path) -> None:
 
 HEAD = (
     "cell", "clients", "clients a node", "messages", "accuracy", "wall s", "worker s a client and round", "server s",
-    "server peak MB (own)", "worker peak MB (own)", "up B a client", "down B a client", "disk B a client and round",
+    "server peak MB (anonymous)", "worker peak MB (anonymous)", "up B a client", "down B a client", "disk B a client and round",
 )  # fmt: skip
 
 
