@@ -20,6 +20,9 @@ from pathlib import Path
 VARIABLE = "FEDSIM_RUN"
 """Name of the environment variable that holds the mark."""
 
+LOOKS = 3
+"""Looks in a row that must find nothing: a process that is just being started shows no environment for a moment."""
+
 
 def marked(mark: str) -> list[int]:
     """Processes that carry `mark`, but for this one."""
@@ -38,11 +41,14 @@ def end(mark: str, groups: list[int] | None = None) -> list[int]:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(group, signal.SIGKILL)
     ended: dict[int, None] = {}
-    while alive := [process for process in marked(mark) if process not in ended]:
+    quiet = 0
+    while quiet < LOOKS:
+        alive = [process for process in marked(mark) if process not in ended]
         for process in alive:
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
-                ended[process] = None
+            ended[process] = None
+        quiet = 0 if alive else quiet + 1
         time.sleep(0.02)
     return list(ended)
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -74,12 +75,16 @@ def test_a_parent_that_is_killed_takes_what_it_started_along(tmp_path: Path) -> 
     )
     assert parent.stdout is not None
     started, its_keeper = map(int, parent.stdout.readline().split())
-    assert started in keeper.marked(str(tmp_path))
+    wait_until(lambda: started in keeper.marked(str(tmp_path)), "it does not carry the mark")
     parent.kill()
     parent.communicate()
+    wait_until(lambda: not alive(started) and not alive(its_keeper), "what the parent started outlives it")
+
+
+def wait_until(done: Callable[[], bool], otherwise: str) -> None:
     until = time.monotonic() + 60
-    while alive(started) or alive(its_keeper):
-        assert time.monotonic() < until, "what the parent started outlives it"
+    while not done():
+        assert time.monotonic() < until, otherwise
         time.sleep(0.05)
 
 
