@@ -123,7 +123,7 @@ def faults() -> None:
     with tempfile.TemporaryDirectory(prefix="fedsim-engines-") as folder:
         run, said, seconds, memory = watched(BIG, Path(folder), kill)
         print(said)
-        for record in json.loads((run / "rounds.json").read_text())["records"]:
+        for record in map(json.loads, (run / "rounds.jsonl").read_text().splitlines()):
             print({key: record[key] for key in ("round", "responders", "failed", "uplink_bytes")})
         print(f"{seconds:.0f} s; memory in MB at the peak: { {name: round(size) for name, size in memory.items()} }")
 

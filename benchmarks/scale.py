@@ -131,7 +131,7 @@ def run(name: str, workers: int, scratch: Path) -> None:
     folder = Path(lines[-1])
     keep(kept, folder, scratch)
     result = json.loads((folder / "result.json").read_text())
-    records = json.loads((folder / "rounds.json").read_text())["records"]
+    records = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
     asked = sum(len(record["asked"]) for record in records)
     cost = {
         "clients": cell.clients, "per_node": cell.per_node, "rounds": len(records), "workers": workers,

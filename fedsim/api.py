@@ -104,7 +104,7 @@ def simulate(config: Path | str, *assignments: str, out: Path | str = "runs", re
 
 
 def evaluate_file(path: Path, data: str, assignments: list[str], seed: int) -> Raw:
-    """What `fedsim evaluate` prints. Keys `data.…`, `model…` and `compute.…` are of those sections, others the protocol's.
+    """What `fedsim evaluate` prints. Keys `data.…`, `model…`, `compute.…` are of those sections, others the protocol's.
 
     The protocol stored in the set is the default, so that a set is scored as its maker scored it.
     """

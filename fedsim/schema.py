@@ -158,7 +158,7 @@ def _possible(config: Experiment) -> None:
 
 
 def settle(compute: Compute) -> Compute:
-    """Replace every `auto` by what it means on this machine, but for those that depend on the work and the network (workload.py)."""
+    """Replace `auto` by what it means on this machine; workload.py does it where work and network count."""
     device, chunk = compute.device, compute.chunk
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -105,5 +105,6 @@ def _parts(value: Tensor, rows: Sequence[int]) -> list[Tensor]:
     return list(value.split(list(rows))) if value.ndim else [value] * len(rows)
 
 
-def _of(values: dict[str, list[float]], owner: int) -> dict[str, float]:
-    return {name: each[owner] for name, each in values.items()}
+def _of(values: dict[str, Any], owner: int) -> dict[str, float]:
+    """An owner's own metrics: of several owners there is a list, of one a number."""
+    return {name: each[owner] if isinstance(each, list) else each for name, each in values.items()}

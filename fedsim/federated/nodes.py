@@ -46,11 +46,13 @@ class Nodes:
                     self._refused[node] = " ".join(str(reply.error.reason).split())[:200]
                     continue
                 identity = reply.content.config_records["identity"]
-                partition, partitions = identity["partition-id"], identity.get("num-partitions", self._count)
-                assert isinstance(partition, int)
+                partition, partitions = identity.get("partition-id"), identity.get("num-partitions", self._count)
                 if partitions != self._count:
-                    raise RunFailed(self._another(partitions))
-                self._partition[node] = partition
+                    self._refused[node] = self._another(partitions)
+                elif not isinstance(partition, int) or not 0 <= partition < self._count:
+                    self._refused[node] = f"its partition-id is {partition!r}; valid: 0 to {self._count - 1}"
+                else:
+                    self._partition[node] = partition
 
     def _another(self, partitions: object) -> str:
         return (

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -22,7 +22,7 @@ from fedsim.federated.base import Algorithm, ServerState, Setting
 from fedsim.federated.blocks import Envelopes, read_answer
 from fedsim.federated.messages import Contract, Rejected, failure, payload_bytes, read_upload, write_failure
 from fedsim.federated.nodes import Nodes
-from fedsim.federated.record import RoundRecord
+from fedsim.federated.record import RoundRecord, append_record, keep_records
 from fedsim.federated.transcript import Receipt, StoredUploads, Transcript
 from fedsim.runs import RunDirectory
 from fedsim.seeding import Streams
@@ -91,13 +91,13 @@ def run_rounds(grid: Grid, server: Server) -> tuple[ServerState, list[RoundRecor
         record = RoundRecord(number, chosen)
         uploads = collect(grid, server, nodes.serving(), state, record)
         if len(uploads) < server.participation.min_replies:
-            server.run.write_json("rounds", {"records": [asdict(entry) for entry in (*records, record)]})
+            append_record(server.run.path, record)
             raise RunFailed(_too_few(record, server.participation.min_replies))
         state, record.metrics = server.algorithm.server(server.setting, state, uploads, streams.at("server"))
         record.metrics["accuracy"] = server.score(state)
         record.seconds = time.monotonic() - started
         records.append(record)
-        _store(server, state, records)
+        _store(server, state, record)
         server.transcript.discard()
         server.console.round_finished(number, record.metrics)
     return state, records
@@ -184,23 +184,22 @@ def _resume(server: Server) -> tuple[ServerState, list[RoundRecord]]:
     stored = server.run.last_round()
     if stored is None:
         server.run.forget_after(0)
-        return server.algorithm.init(server.setting), []
-    number, tensors, meta = stored
+        return server.algorithm.init(server.setting), keep_records(server.run.path, 0)
+    number, tensors, _ = stored
     server.run.forget_after(number)
+    records = keep_records(server.run.path, number)
     weights = {name.removeprefix("weights."): value for name, value in tensors.items() if name.startswith("weights.")}
     memory = {name.removeprefix("memory."): value for name, value in tensors.items() if name.startswith("memory.")}
-    return ServerState(number, weights, memory), [RoundRecord.from_json(values) for values in meta["records"]]
+    return ServerState(number, weights, memory), records
 
 
-def _store(server: Server, state: ServerState, records: list[RoundRecord]) -> None:
-    latest = records[-1]
+def _store(server: Server, state: ServerState, latest: RoundRecord) -> None:
     for name, value in latest.metrics.items():
         server.run.metric(latest.round, "val" if name == "accuracy" else "train", name, value)
     tensors = {f"weights.{name}": value for name, value in state.weights.items()}
     tensors |= {f"memory.{name}": value for name, value in state.memory.items()}
-    history = [asdict(record) for record in records]
-    server.run.save_round(latest.round, tensors, {"records": history})
-    server.run.write_json("rounds", {"records": history})
+    append_record(server.run.path, latest)
+    server.run.save_round(latest.round, tensors, {"round": latest.round})
 
 
 def _too_few(record: RoundRecord, needed: int) -> str:

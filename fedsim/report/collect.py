@@ -15,7 +15,7 @@ from fedsim.config import read, validate
 from fedsim.data.images import Dataset
 from fedsim.data.split import Split
 from fedsim.data.synthetic import SyntheticSet
-from fedsim.federated.record import RoundRecord
+from fedsim.federated.record import read_records
 from fedsim.report.view import LISTED, RunView
 from fedsim.runs import RunDirectory
 from fedsim.schema import Distillation, FederatedRun
@@ -70,9 +70,8 @@ def _read_log(run: RunDirectory, view: RunView) -> None:
     except json.JSONDecodeError as error:
         view.notes.append(f"metrics.jsonl cannot be read ({error}): its curves are missing.")
     try:
-        kept = run.read_json("rounds")["records"] if (run.path / "rounds.json").is_file() else []
-        view.records = [RoundRecord.from_json(values) for values in kept]
-    except (UserError, KeyError, TypeError, AttributeError) as error:
+        view.records = read_records(run.path)
+    except UserError as error:
         view.notes.append(f"The rounds cannot be read, so their curves and ledger are missing: {error}")
 
 

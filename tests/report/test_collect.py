@@ -9,7 +9,7 @@ import torch
 
 from fedsim.build import Parts
 from fedsim.data.synthetic import SyntheticSet
-from fedsim.federated.record import RoundRecord
+from fedsim.federated.record import RoundRecord, write_records
 from fedsim.report.collect import collect, incomparable
 from fedsim.runs import RunDirectory, manifest
 from fedsim.schema import FederatedRun, resolve
@@ -36,9 +36,8 @@ def write_run(out: Path, name: str = "fake", *, reason: str = "", done: bool = T
             _upload(run, parts, record.round, client)
         for name_of, value in record.metrics.items():
             run.metric(record.round, "val" if name_of == "accuracy" else "train", name_of, value)
-    history = [asdict(one) for one in records]
-    run.save_round(ROUNDS, {"weights.w": torch.zeros(2)}, {"records": history})
-    run.write_json("rounds", {"records": history})
+    run.save_round(ROUNDS, {"weights.w": torch.zeros(2)}, {"round": ROUNDS})
+    write_records(run.path, records)
     if done:
         run.write_json("result", _result(records))
     return run.path
@@ -122,7 +121,7 @@ def test_uploads_of_a_round_that_was_cut_off_are_not_shown(tmp_path: Path) -> No
 def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
     path = write_run(tmp_path, done=False)
     for file in (
-        path / "rounds.json",
+        path / "rounds.jsonl",
         path / "manifest.json",
         path / "split.npz",
         path / "metrics.jsonl",
@@ -136,7 +135,7 @@ def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
 
 def test_what_is_damaged_becomes_a_note(tmp_path: Path) -> None:
     path = write_run(tmp_path)
-    (path / "rounds.json").write_bytes(b"no")
+    (path / "rounds.jsonl").write_bytes(b"no\n")
     (path / "synthetic" / "round_002" / "client_0000.safetensors").write_bytes(b"no")
     (run,) = collect([path])
     assert run.records == []

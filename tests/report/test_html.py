@@ -168,11 +168,11 @@ def test_many_clients_are_folded_away(tmp_path: Path) -> None:
 
 def test_of_very_many_clients_the_first_are_listed_and_the_page_says_so(tmp_path: Path) -> None:
     path = write_run(tmp_path, partition={"name": "iid", "clients": 260})
-    history = json.loads((path / "rounds.json").read_text())
-    for record in history["records"]:
-        record["asked"] = list(range(260))
-        record["losses"] = {client: [[1, 2.0], [10, 1.0 + (client == 250)]] for client in range(260)}
-    (path / "rounds.json").write_text(json.dumps(history))
+    records = read_records(path)
+    for record in records:
+        record.asked = list(range(260))
+        record.losses = {client: [(1, 2.0), (10, 1.0 + (client == 250))] for client in range(260)}
+    write_records(path, records)
     shown = page(path)
     assert "The first 100 of 260 clients are shown one by one" in shown.text
     assert "1 more blocks of 50 clients" in shown.text

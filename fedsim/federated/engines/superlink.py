@@ -33,7 +33,7 @@ class Config(Section):
     """Plain HTTP · TLS · TLS, and only SuperNodes whose key is registered (at `address` that is its affair)."""
     certificates: str | None = None
     """Folder with ca.crt and, to start a SuperLink, superlink.crt, superlink.key, node_0.key, node_0.pub …; none: made
-    anew for the run. At `address` without a folder the system's authorities are trusted."""
+    anew for the run. At `address` ca.crt is needed unless security is insecure."""
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
     """Port of the SuperLink started here; none: a free one."""
     connect_timeout: float = Field(default=120.0, gt=0)
@@ -53,6 +53,9 @@ class SuperLink:
         config, folder = self.config, launch.run / "flwr"
         if config.address is not None and config.port is not None:
             raise UserError("engine.port is of a SuperLink started here; leave it out, or engine.address")
+        if config.certificates is not None and config.security == "insecure":
+            raise UserError("engine.certificates is given and engine.security is insecure; give security tls or "
+                            "tls_auth, or leave certificates out")  # fmt: skip
         quiet_flower()
         with Processes(launch.run, launch.threads) as processes:
             if processes.leftovers:

@@ -52,7 +52,7 @@ def test_one_hash_and_one_ledger_over_tls_with_two_nodes_that_serve_four_clients
     assert said.out.splitlines()[-1] == str(run)
     for key in ("model_sha256", "uplink_bytes", "downlink_bytes", "clients_failed", "uploads_rejected", "accuracy"):
         assert result(run)[key] == result(local)[key], key
-    (first, _) = json.loads((run / "rounds.json").read_text())["records"]
+    (first, _) = map(json.loads, (run / "rounds.jsonl").read_text().splitlines())
     assert first["failed"] == {"3": "RuntimeError: planned fault: client 3 raises in round 1"}
     assert "round 2/2: accuracy on val" in said.err
     facts = json.loads((run / "manifest.json").read_text())
