@@ -1,9 +1,9 @@
-# make demo | test | check — each creates .venv and installs what it needs. PYTHON=python3.12 chooses the interpreter.
+# make demo | superlink-demo | test | check — each creates .venv and installs what it needs. PYTHON=python3.12 chooses the interpreter.
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := OMP_NUM_THREADS=1 $(BIN)
 
-.PHONY: setup demo test check browser clean
+.PHONY: setup demo superlink-demo test check browser clean
 
 setup: .venv/dev
 
@@ -18,6 +18,10 @@ setup: .venv/dev
 
 demo: .venv/base
 	$(RUN)/fedsim run configs/quickstart/feddm_digits.yaml
+
+superlink-demo: .venv/base
+	$(RUN)/fedsim run configs/quickstart/feddm_digits.yaml engine.name=superlink engine.security=tls_auth \
+	  participation.per_node=5 method.iterations=100 controls.upload_real_subset=false
 
 test: .venv/dev
 	$(RUN)/python -m pytest -n 2

@@ -34,18 +34,15 @@ COMMON = (
 )  # fmt: skip
 VARIANTS: dict[str, tuple[str, ...]] = {
     "fresh": ("method.networks=fresh",),
-    "pool_5": ("method.networks.size=5",),
-    "pool_10": ("method.networks.size=10",),
     "pool_20": ("method.networks.size=20",),
     "pool_50": ("method.networks.size=50",),
-    "pool_5_refresh_250": ("method.networks.size=5", "method.networks.refresh=250"),
-    "pool_10_refresh_250": ("method.networks.size=10", "method.networks.refresh=250"),
+    "pool_100": ("method.networks.size=100",),
+    "pool_200": ("method.networks.size=200",),
+    "pool_20_refresh_250": ("method.networks.size=20", "method.networks.refresh=250"),
     "pool_20_bfloat16": ("method.networks.size=20", "compute.precision=bfloat16"),
-    "fresh_bfloat16": ("method.networks=fresh", "compute.precision=bfloat16"),
 }
-PAIRS = [(name, "fresh") for name in VARIANTS if name.startswith("pool") and "bfloat16" not in name] + [
-    ("pool_20_bfloat16", "pool_20"),
-    ("fresh_bfloat16", "fresh"),
+PAIRS = [(name, "fresh") for name in VARIANTS if name not in {"fresh", "pool_20_bfloat16"}] + [
+    ("pool_20_bfloat16", "pool_20")
 ]
 
 

@@ -21,7 +21,8 @@ from fedsim.data.images import Images
 from fedsim.data.transforms import Normalise
 from fedsim.distill.base import Task
 from fedsim.distill.distribution.dm import Config, DistributionMatching
-from fedsim.distill.networks import FreshConfig, PoolConfig
+from fedsim.distill.networks import FreshConfig
+from fedsim.distill.pool import PoolConfig
 from fedsim.distill.real import RealImages
 from fedsim.models.convnet import Config as ConvNetConfig
 from fedsim.models.convnet import ConvNet

@@ -15,7 +15,8 @@ from fedsim.config import Raw, Section, override, validate
 from fedsim.data.images import Dataset
 from fedsim.data.synthetic import SyntheticSet
 from fedsim.data.transforms import Normalise
-from fedsim.distill.base import Passes, condense
+from fedsim.distill.base import condense
+from fedsim.distill.cost import Passes
 from fedsim.experiment import execute
 from fedsim.schema import Compute, load_run, settle
 from fedsim.seeding import Streams

@@ -22,6 +22,7 @@ from fedsim.data.transforms import Normalise
 from fedsim.distill.base import Distiller, Task
 from fedsim.distill.real import RealImages
 from fedsim.federated.base import Algorithm, Setting
+from fedsim.federated.engines.base import Engine
 from fedsim.federated.rounds import asked
 from fedsim.models.execution import Execution, Runner
 from fedsim.models.functional import has_batch_norm
@@ -111,6 +112,12 @@ class Parts:
         chosen = method or config.method
         distiller = self.distiller(chosen) if chosen is not None else None
         return catalog.resolve("algorithm", config.algorithm.name)(config.algorithm, distiller, chosen, config.server)
+
+    def engine(self) -> Engine:
+        """What carries the messages of the run."""
+        config = self.config
+        assert isinstance(config, FederatedRun)
+        return catalog.resolve("engine", config.engine.name)(config.engine)
 
     def task(self) -> Task:
         """The central condensation of all training images."""

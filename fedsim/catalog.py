@@ -45,11 +45,16 @@ CATALOG: dict[str, dict[str, str]] = {
     "networks": {
         "fresh": "fedsim.distill.networks:Fresh",
         "perturb": "fedsim.distill.networks:Perturb",
-        "pool": "fedsim.distill.networks:Pool",
+        "pool": "fedsim.distill.pool:Pool",
     },
     "algorithm": {
         "feddm": "fedsim.federated.algorithms.feddm:FedDM",
         "fedavg": "fedsim.federated.algorithms.fedavg:FedAvg",
+    },
+    "engine": {
+        "local": "fedsim.federated.engines.local:Local",
+        "ray": "fedsim.federated.engines.ray:Ray",
+        "superlink": "fedsim.federated.engines.superlink:SuperLink",
     },
 }
 

@@ -5,7 +5,6 @@ Exit codes: 0 finished · 1 the run failed · 2 the input is wrong (one line say
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import sys
@@ -17,7 +16,7 @@ import click
 import typer
 
 from fedsim import catalog
-from fedsim.types import RunFailed, UserError
+from fedsim.verdict import WRONG_INPUT, verdict
 
 if TYPE_CHECKING:
     from fedsim.schema import Experiment
@@ -30,11 +29,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-FROM_OUTSIDE = frozenset({
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EPERM,
-    errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENOTEMPTY,
-})  # fmt: skip
-"""Errors of the system that are no fault of the program: a full disk, a wrong path, a missing permission."""
 INTERRUPTED = 130
 """Exit code after control-C, as shells have it."""
 
@@ -138,7 +132,7 @@ def _execute(config: Experiment, out: Path, resume: bool, dry_run: bool) -> None
         print(execute(config, out, resume=resume, argv=sys.argv[1:]))  # noqa: T201
 
 
-def main(arguments: list[str] | None = None) -> int:  # noqa: PLR0911 - one return per outcome
+def main(arguments: list[str] | None = None) -> int:
     """Entry point: run the command line and turn every outcome into its exit code."""
     words = sys.argv[1:] if arguments is None else arguments
     if "--debug" in words:
@@ -149,21 +143,10 @@ def main(arguments: list[str] | None = None) -> int:  # noqa: PLR0911 - one retu
             raise KeyboardInterrupt
     except (KeyboardInterrupt, click.Abort):
         return _say("interrupted; the state is saved, run the same command again to go on", INTERRUPTED)
-    except UserError as error:
-        return _fail(str(error), 2, words)
-    except RunFailed as error:
-        return _fail(f"the run failed: {error}", 1, words)
     except click.ClickException as error:
-        return _fail(_usage(error), 2, words)
-    except OSError as error:
-        if error.errno in FROM_OUTSIDE:
-            what = f"cannot use {error.filename or 'the disk'}: {os.strerror(error.errno)}"
-            return _fail(f"{what}; what was stored is intact, mend it and run again", 2, words)
-        return _fail(f"{type(error).__name__}: {error}", 1, words)
+        return _fail(_usage(error), WRONG_INPUT, words)
     except Exception as error:  # noqa: BLE001 - the last line of defence; --debug shows the traceback
-        # The text of a library's error may hold a stack trace; its first line says what happened.
-        said = str(error).strip().partition("\n")[0]
-        return _fail(f"{type(error).__name__}: {said} (--debug shows where)", 1, words)
+        return _fail(*verdict(error), words)
     return code if isinstance(code, int) else 0
 
 
@@ -180,8 +163,7 @@ def _usage(error: click.ClickException) -> str:
 def _fail(text: str, code: int, words: list[str]) -> int:
     if "--debug" in words:
         traceback.print_exc()
-    line = " ".join(text.split())
-    return _say(f"fedsim: {line if len(line) <= 380 else f'{line[:220]} ... {line[-150:]}'}", code)
+    return _say(f"fedsim: {text}", code)
 
 
 def _say(text: str, code: int) -> int:

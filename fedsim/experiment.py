@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,17 +11,22 @@ from typing import Any
 import torch
 
 from fedsim.build import Parts, check, own_code
+from fedsim.config import to_yaml
 from fedsim.console import Terminal
 from fedsim.distillation import distill
+from fedsim.federated.blocks import node_count
+from fedsim.federated.engines.base import Engine, Launch, Launcher
 from fedsim.report.html import write_report
 from fedsim.runs import RunDirectory, manifest
 from fedsim.schema import Experiment, FederatedRun
 from fedsim.simulation import simulate
-from fedsim.types import UserError
+from fedsim.types import RunFailed, UserError
 from fedsim.workload import settled
 
 
-def execute(config: Experiment, out: Path, *, resume: bool = False, argv: Sequence[str] = ()) -> Path:
+def execute(
+    config: Experiment, out: Path, *, resume: bool = False, argv: Sequence[str] = (), engine: Engine | None = None
+) -> Path:
     """Do what `config` says under `out` and return the run directory.
 
     The same config and seed is skipped if finished and resumed if not; `resume` insists that there is something to
@@ -31,7 +37,10 @@ def execute(config: Experiment, out: Path, *, resume: bool = False, argv: Sequen
     check(parts)
     parts = settled(parts)
     config = parts.config
+    chosen = parts.engine() if engine is None and isinstance(config, FederatedRun) else engine
     run = RunDirectory.open(out, config, config.name, config.seed, must_exist=resume)
+    if isinstance(chosen, Launcher) and not run.finished:
+        return _launch(run, out, parts, chosen, argv)
     with run.lock(), Terminal() as terminal:
         inputs = _same_inputs(run, {"data": parts.dataset.fingerprint(), "own_code": own_code(config)})
         if run.finished:
@@ -40,9 +49,36 @@ def execute(config: Experiment, out: Path, *, resume: bool = False, argv: Sequen
             return run.path
         facts = _begin(run, manifest(config, config.compute.device, list(argv)) | inputs, terminal)
         parts.split.save(run.path / "split.npz")
-        run.write_json("result", _work(run, parts, terminal, facts))
+        run.write_json("result", _work(run, parts, terminal, facts, chosen))
         _finish(run, terminal)
     return run.path
+
+
+def _launch(run: RunDirectory, out: Path, parts: Parts, engine: Launcher, argv: Sequence[str]) -> Path:
+    """Let the engine start the ServerApp elsewhere; that comes by here too, with the grid as its engine."""
+    assert isinstance(parts.config, FederatedRun)
+    with run.lock("launch"), Terminal() as terminal:
+        launch = Launch(
+            run=run.path.resolve(),
+            run_config={"config": to_yaml(parts.config), "out": str(out.resolve()), "argv": json.dumps(list(argv))},
+            nodes=node_count(len(parts.split.client), parts.config.participation.per_node),
+            threads=parts.config.compute.threads,
+            say=terminal.say,
+        )
+        try:
+            outcome = engine.launch(launch)
+        except (KeyboardInterrupt, RunFailed) as error:
+            _cut_off(run, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+            raise
+    if outcome.error is not None:
+        raise (UserError if outcome.wrong_input else RunFailed)(outcome.error.removeprefix("the run failed: "))
+    return Path(outcome.run) if Path(outcome.run) != run.path.resolve() else run.path
+
+
+def _cut_off(run: RunDirectory, status: str) -> None:
+    """The ServerApp had no time to say so itself."""
+    if (run.path / "manifest.json").is_file() and (facts := run.read_json("manifest"))["status"] == "running":
+        run.write_json("manifest", facts | {"status": status})
 
 
 def _begin(run: RunDirectory, facts: dict[str, Any], terminal: Terminal) -> dict[str, Any]:
@@ -73,11 +109,12 @@ def _finish(run: RunDirectory, terminal: Terminal) -> None:
     terminal.say(f"report: {page}")
 
 
-def _work(run: RunDirectory, parts: Parts, terminal: Terminal, facts: dict[str, Any]) -> dict[str, Any]:
+def _work(
+    run: RunDirectory, parts: Parts, terminal: Terminal, facts: dict[str, Any], engine: Engine | None
+) -> dict[str, Any]:
     started = time.monotonic()
-    work = simulate if isinstance(parts.config, FederatedRun) else distill
     try:
-        result = work(run, parts, terminal)
+        result = simulate(run, parts, terminal, engine) if engine is not None else distill(run, parts, terminal)
     except KeyboardInterrupt:
         run.write_json("manifest", facts | {"status": "interrupted"})
         raise

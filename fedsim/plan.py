@@ -8,7 +8,7 @@ import torch
 
 from fedsim.build import Parts, check
 from fedsim.config import to_yaml
-from fedsim.distill.base import Passes
+from fedsim.distill.cost import Passes
 from fedsim.federated.base import Broadcast
 from fedsim.federated.blocks import node_count
 from fedsim.federated.messages import payload_bytes, write_broadcast

@@ -100,12 +100,13 @@ class RunDirectory:
         return (self.path / "result.json").is_file() and bool(self.read_json("result"))
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, name: str = "") -> Iterator[None]:
         """Refuse a second process on the same folder, and one whose checkpoints are damaged, before any work.
 
+        `name` tells the lock of who starts a run from that of who does it.
         The system releases the lock when the process dies.
         """
-        with (self.path / ".lock").open("w") as file:
+        with (self.path / f".{name}lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:

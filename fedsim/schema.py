@@ -13,6 +13,7 @@ from pydantic import Field
 from fedsim import catalog
 from fedsim.config import Choice, Raw, Section, merge, override, read, validate
 from fedsim.data.split import AuditConfig
+from fedsim.federated.engines.local import Config as LocalConfig
 from fedsim.federated.faults import Fault
 from fedsim.federated.messages import UploadLimits
 from fedsim.federated.rounds import Participation
@@ -82,8 +83,8 @@ class FederatedRun(Experiment):
 
     rounds: int = Field(ge=1)
     """Communication rounds R."""
-    engine: Literal["local"] = "local"
-    """What carries Flower's messages: `local`, worker processes of this machine."""
+    engine: Choice("engine") = LocalConfig()  # pyright: ignore[reportInvalidTypeForm]
+    """What carries Flower's messages; no influence on the result."""
     partition: Choice("partition")  # pyright: ignore[reportInvalidTypeForm]
     """Who holds which images."""
     algorithm: Choice("algorithm")  # pyright: ignore[reportInvalidTypeForm]

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fedsim.app import SERVE, server_app
 from fedsim.build import Parts
 from fedsim.config import to_yaml
 from fedsim.console import Terminal
@@ -15,7 +14,7 @@ from fedsim.data.partition import cells
 from fedsim.distill.coresets.random import Config as RandomConfig
 from fedsim.federated.base import ClientView, ServerState, network_with
 from fedsim.federated.blocks import node_count
-from fedsim.federated.local_grid import LocalGrid, run_local
+from fedsim.federated.engines.base import Engine, Job
 from fedsim.federated.messages import Contract
 from fedsim.federated.record import RoundRecord
 from fedsim.federated.rounds import Server, run_rounds
@@ -29,13 +28,13 @@ from fedsim.training.train import accuracy
 Val = Callable[[ServerState], float]
 
 
-def simulate(run: RunDirectory, parts: Parts, terminal: Terminal) -> dict[str, Any]:
+def simulate(run: RunDirectory, parts: Parts, terminal: Terminal, engine: Engine) -> dict[str, Any]:
     """Everything `fedsim run` does once the folder is there; returns what result.json says."""
     setting, algorithm = parts.setting, parts.algorithm()
     val = parts.images(parts.split.val)
 
     def on_val(state: ServerState) -> float:
-        return accuracy(network_with(setting, state.weights), val, setting.normalise)
+        return accuracy(network_with(setting, state.weights), val, setting.normalise, execution=setting.execution)
 
     _warn_small(terminal, parts)
     if (stored := run.last_round()) is not None:
@@ -43,7 +42,7 @@ def simulate(run: RunDirectory, parts: Parts, terminal: Terminal) -> dict[str, A
     following = stored[0] + 1 if stored is not None else 1
     if kept := len(list(run.path.glob(f"clients/*/round_{following:03d}/upload.safetensors"))):
         terminal.say(f"{kept} uploads of round {following} are kept")
-    state, records = _rounds(run, parts, on_val, terminal)
+    state, records = _rounds(run, parts, engine, on_val, terminal)
     before = sum(record.seconds for record in records[: stored[0]]) if stored is not None else 0.0
     controls: dict[str, Any] = {}
     if algorithm.budget(setting) and _config(parts).controls.upload_real_subset:
@@ -64,11 +63,14 @@ def small_cells(parts: Parts) -> list[list[int]]:
     ]
 
 
-def _rounds(run: RunDirectory, parts: Parts, on_val: Val, terminal: Terminal) -> tuple[ServerState, list[RoundRecord]]:
+def _rounds(
+    run: RunDirectory, parts: Parts, engine: Engine, on_val: Val, terminal: Terminal
+) -> tuple[ServerState, list[RoundRecord]]:
     """Run Flower's ServerApp on the engine."""
     config, algorithm = _config(parts), parts.algorithm()
     setting = replace(parts.setting, progress=terminal.bar)
     per_class = algorithm.budget(setting)
+    nodes = node_count(len(parts.split.client), config.participation.per_node)
     weights = None if per_class else algorithm.init(setting).weights
     server = Server(
         algorithm=algorithm,
@@ -81,24 +83,20 @@ def _rounds(run: RunDirectory, parts: Parts, on_val: Val, terminal: Terminal) ->
         available=[client for client, positions in enumerate(parts.split.client) if len(positions)],
         score=on_val,
         console=terminal,
+        nodes=nodes,
+        connect_timeout=engine.connect_timeout,
     )
-    run_config = {"config": to_yaml(config)}
-    grid = LocalGrid(
-        "fedsim.app:client_app",
-        run_config,
-        {"store": str((run.path / "clients").resolve())},
-        nodes=node_count(len(parts.split.client), config.participation.per_node),
+    outcome: list[tuple[ServerState, list[RoundRecord]]] = []
+    job = Job(
+        run_config={"config": to_yaml(config)},
+        run=run.path.resolve(),
+        nodes=nodes,
         workers=config.compute.workers,
         threads=config.compute.threads,
         timeout=config.participation.timeout,
         progress=terminal.client_progress,
     )
-    outcome: list[tuple[ServerState, list[RoundRecord]]] = []
-    token = SERVE.set(lambda grid: outcome.append(run_rounds(grid, server)))
-    try:
-        run_local(server_app, grid, run_config)
-    finally:
-        SERVE.reset(token)
+    engine.run(job, lambda grid: outcome.append(run_rounds(grid, server)))
     if config.transcript == "none":
         shutil.rmtree(run.path / "clients", ignore_errors=True)
     return outcome[0]
@@ -130,14 +128,16 @@ def _upload_real_subset(
         state, _ = algorithm.server(setting, state, uploads, setting.streams.at("round", record.round, "server"))
         rounds.append(on_val(state))
         terminal.bar("control", record.round, len(records), f"val {rounds[-1]:.4f}")
-    tested = accuracy(network_with(setting, state.weights), parts.dataset.test, setting.normalise)
+    tested = accuracy(
+        network_with(setting, state.weights), parts.dataset.test, setting.normalise, execution=setting.execution
+    )
     return {"accuracy": tested, "accuracy_by_round": rounds}
 
 
 def _result(parts: Parts, state: ServerState, records: list[RoundRecord], controls: dict[str, Any]) -> dict[str, Any]:
     """result.json; the test split is touched here and in the control, nowhere else."""
     config, test = _config(parts), parts.dataset.test
-    tested = accuracy(network_with(parts.setting, state.weights), test, parts.normalise)
+    tested = accuracy(network_with(parts.setting, state.weights), test, parts.normalise, execution=parts.execution)
     last = records[-1]
     images = int(last.metrics.get("synthetic_images", 0))
     pixels = parts.dataset.train.pixels[0].numel()

@@ -6,7 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fedsim.build import Parts
-from fedsim.distill.base import Passes
+from fedsim.distill.cost import Passes
 from fedsim.models.execution import has_compiler
 from fedsim.models.network import Network
 from fedsim.schema import Compute, FederatedRun
@@ -53,7 +53,9 @@ def settle_compile(compute: Compute, passes: Passes, network: Network, image_sha
 
 def settled(parts: Parts) -> Parts:
     """The same run with every `auto` of `compute` resolved, by the work of its longest process."""
-    config = parts.config
+    config, compute = parts.config, parts.config.compute
+    if compute.compile is False and compute.channels_last != "auto":
+        return parts
     if isinstance(config, FederatedRun):
         clients, server = federated(parts)
         share = config.rounds * config.participation.fraction / min(config.compute.workers, len(parts.split.client))

@@ -90,7 +90,7 @@ def test_a_file_is_scored_by_its_own_architecture_unless_told_otherwise(digits: 
         ({"ipcs": 3}, "unknown key .did you mean 'ipc'"),
         ({"ipc": 0}, "ipc: got 0"),
         ({"iterations": 1.5}, "iterations: got 1.5"),
-        ({"device": "tpu"}, "device: got 'tpu'"),
+        ({"compute": {"device": "tpu"}}, "device: got 'tpu'"),
         ({"model": {"width": 4}}, r"model has no name .got {'width': 4}.; valid: convnet"),
         ({"model": "resnet19"}, "unknown model 'resnet19'"),
         ({"model": {"name": "convnet", "depth": 7}}, "model.depth=7 pools images of 8×8 to nothing"),

@@ -11,6 +11,7 @@ from fedsim.build import Parts, check, own_code
 from fedsim.cli import main
 from fedsim.schema import FederatedRun, resolve
 from fedsim.types import UserError
+from fedsim.workload import settled
 
 MINE = """
 from fedsim.distill.coresets.random import Config as Base, RandomSubset
@@ -48,7 +49,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_parts_agree_in_every_process() -> None:
     config = resolve(FederatedRun, TINY)
-    first, second = Parts(config), Parts(config)
+    first, second = settled(Parts(config)), settled(Parts(config))
     assert [part.tolist() for part in first.split.client] == [part.tolist() for part in second.split.client]
     assert first.algorithm().budget(first.setting) == 2
 

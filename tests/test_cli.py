@@ -18,7 +18,7 @@ from tests.reference.tiny_run import CENTRAL, TINY, InlineGrid
 @pytest.fixture(autouse=True)
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The two files in an empty folder; clients answer in this process."""
-    monkeypatch.setattr("fedsim.simulation.LocalGrid", InlineGrid)
+    monkeypatch.setattr("fedsim.federated.engines.local.LocalGrid", InlineGrid)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.yaml").write_text(TINY)
     (tmp_path / "central.yaml").write_text(CENTRAL)

@@ -51,4 +51,4 @@ def test_sections_of_the_config_files_are_described_too(capsys):
     said = capsys.readouterr().out
     assert said.startswith("section participation")
     assert "timeout = 600.0" in said
-    assert "Seconds one client may work on one round." in said
+    assert "Seconds one client may work on one round" in said

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from fedsim import plan as planning
+from fedsim.build import Parts
 from fedsim.config import merge, parse_yaml, to_yaml
 from fedsim.experiment import execute
 from fedsim.plan import plan
 from fedsim.schema import Distillation, FederatedRun, resolve
 from fedsim.types import UserError
+from fedsim.workload import settled
 from tests.reference.tiny_run import CENTRAL, TINY, InlineGrid
 
 
@@ -42,8 +44,9 @@ def steady(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_is_a_config_that_can_be_run(config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = plan(config)
-    assert resolve(type(config), parse_yaml(text, "test")) == config
-    assert text.startswith(to_yaml(config).rstrip())
+    resolved = settled(Parts(config)).config
+    assert resolve(type(config), parse_yaml(text, "test")) == resolved
+    assert text.startswith(to_yaml(resolved).rstrip())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -58,7 +61,7 @@ def test_it_counts_the_records_and_weights():
 
 
 def test_what_it_foretells_is_what_the_run_has(tmp_path, monkeypatch):
-    monkeypatch.setattr("fedsim.simulation.LocalGrid", InlineGrid)
+    monkeypatch.setattr("fedsim.federated.engines.local.LocalGrid", InlineGrid)
     config = federated(method={"ipc": 3})
     text = plan(config)
     result = json.loads((execute(config, tmp_path) / "result.json").read_text())

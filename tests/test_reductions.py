@@ -20,7 +20,8 @@ from fedsim.distill.coresets.random import Config as RandomConfig
 from fedsim.distill.coresets.random import RandomSubset
 from fedsim.distill.distribution.dm import Config as DMConfig
 from fedsim.distill.distribution.dm import DistributionMatching
-from fedsim.distill.networks import Fresh, FreshConfig, PerturbConfig, PoolConfig, Radius, perturb
+from fedsim.distill.networks import Fresh, FreshConfig, PerturbConfig, Radius, perturb
+from fedsim.distill.pool import PoolConfig
 from fedsim.distill.real import RealImages
 from fedsim.federated.algorithms.fedavg import Config as FedAvgConfig
 from fedsim.federated.algorithms.fedavg import FedAvg

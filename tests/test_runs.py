@@ -32,7 +32,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def home(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of it whose second round was not stored; what follows is done without a worker process."""
-    monkeypatch.setattr("fedsim.simulation.LocalGrid", InlineGrid)
+    monkeypatch.setattr("fedsim.federated.engines.local.LocalGrid", InlineGrid)
     copy = tmp_path / "home"
     shutil.copytree(finished, copy)
     run = folder(copy)
@@ -170,7 +170,7 @@ def test_out_without_permission(home, capsys):
 @pytest.mark.parametrize("at", [1, 3, 5, 8, 10, 13, 16, 18])
 def test_full_disk(finished, tmp_path, monkeypatch, capsys, at):
     """From the `at`-th file on nothing can be written; once there is room, the run ends as an undisturbed one."""
-    monkeypatch.setattr("fedsim.simulation.LocalGrid", InlineGrid)
+    monkeypatch.setattr("fedsim.federated.engines.local.LocalGrid", InlineGrid)
     (tmp_path / "tiny.yaml").write_text(TINY)
     written, sync = [], os.fsync
 
@@ -195,7 +195,7 @@ def test_full_disk(finished, tmp_path, monkeypatch, capsys, at):
 
 def test_full_disk_at_one_client_stops_the_run_and_changes_nothing(finished, tmp_path, monkeypatch, capsys):
     """A client that cannot keep its answer is not counted as failed: that would let a disk decide the result."""
-    monkeypatch.setattr("fedsim.simulation.LocalGrid", InlineGrid)
+    monkeypatch.setattr("fedsim.federated.engines.local.LocalGrid", InlineGrid)
     (tmp_path / "tiny.yaml").write_text(TINY)
 
     def full(*_: object) -> None:

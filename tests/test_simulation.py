@@ -21,7 +21,7 @@ FEDAVG = {"algorithm": "fedavg", "method": None, "server": None}
 
 @pytest.fixture(autouse=True)
 def inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedsim.simulation.LocalGrid", InlineGrid)
+    monkeypatch.setattr("fedsim.federated.engines.local.LocalGrid", InlineGrid)
 
 
 def run(out: Path, **changes: Any) -> Path:

@@ -7,7 +7,7 @@ import torch
 
 from fedsim import workload
 from fedsim.build import Parts
-from fedsim.distill.base import Passes
+from fedsim.distill.cost import Passes
 from fedsim.schema import Compute, load_distillation, load_run, settle
 from fedsim.types import UserError
 from fedsim.workload import central, federated, flops_per_image, settle_compile, settled

@@ -20,7 +20,7 @@ from torch import Tensor
 from fedsim.config import Section
 from fedsim.data.synthetic import SyntheticSet
 from fedsim.data.transforms import Normalise
-from fedsim.distill.pieces import PIECE, Piece, whole_owners
+from fedsim.distill.cost import Passes
 from fedsim.distill.real import SLICE, Real
 from fedsim.models.execution import Runner
 from fedsim.models.functional import state
@@ -28,6 +28,28 @@ from fedsim.models.network import Network
 from fedsim.runs import load_tensors, save_tensors
 from fedsim.seeding import Streams
 from fedsim.types import Params, UserError
+
+PIECE = 1024
+"""Most rows of several owners that pass together where no chunk is set: bounds the one-hot matrix of class sums."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows of whole owners: their part of a loss that is a sum over owners and classes stands by itself."""
+
+    rows: slice
+    """Synthetic images, consecutive."""
+    segments: slice
+    """Their (owner, class) segments, consecutive."""
+    labels: Int64[Tensor, "m"]
+    """Segment of each row, counted from the piece's first; modulo k it is the class."""
+    budget: Int64[Tensor, "s"]
+    """Rows of each segment."""
+
+    @cached_property
+    def present(self) -> Int64[Tensor, "q"]:
+        """Segments with a budget, ascending."""
+        return torch.nonzero(self.budget).flatten()
 
 
 @dataclass(frozen=True)
@@ -61,9 +83,22 @@ class Task:
 
     @cached_property
     def pieces(self) -> list[Piece]:
-        """The synthetic images in pieces of whole owners, so many passes each that hardly one is half empty."""
-        most = self.runner.rows(0) * SLICE or PIECE
-        return whole_owners(self.budget.cpu(), self.num_classes, most, self.device)
+        """The synthetic images in pieces of whole owners, each at most so many rows if an owner has no more."""
+        most = SLICE * self.runner.rows(0) or PIECE
+        per_owner = self.budget.cpu().view(self.owners, -1).sum(1).tolist()
+        groups: list[list[int]] = [[]]
+        for owner, rows in enumerate(per_owner):
+            if groups[-1] and sum(per_owner[one] for one in groups[-1]) + rows > most:
+                groups.append([])
+            groups[-1].append(owner)
+        return [self._piece(group[0], group[-1] + 1, per_owner) for group in groups]
+
+    def _piece(self, first: int, end: int, per_owner: list[int]) -> Piece:
+        segments = slice(first * self.num_classes, end * self.num_classes)
+        rows = slice(sum(per_owner[:first]), sum(per_owner[:end]))
+        budget = self.budget[segments]
+        labels = torch.repeat_interleave(torch.arange(len(budget)), budget.cpu())
+        return Piece(rows, segments, labels.to(self.device), budget.to(self.device))
 
     @property
     def network(self) -> Network:
@@ -93,27 +128,6 @@ class Task:
         """Newly initialised weights of the architecture."""
         self.network.reset(rng)
         return state(self.network)
-
-
-@dataclass(frozen=True)
-class Passes:
-    """Images through a network: the unit of what a method costs."""
-
-    forward: float = 0.0
-    """Forward alone."""
-    backward: float = 0.0
-    """Forward and backward."""
-
-    def __add__(self, other: Passes) -> Passes:
-        return Passes(self.forward + other.forward, self.backward + other.backward)
-
-    def times(self, factor: float) -> Passes:
-        """So often."""
-        return Passes(self.forward * factor, self.backward * factor)
-
-    def flops(self, each: float) -> float:
-        """Operations, `each` per image and forward pass; a backward pass costs two forward ones."""
-        return each * (self.forward + 3 * self.backward)
 
 
 @runtime_checkable

@@ -41,10 +41,7 @@ class Real(Protocol):
     def class_sums(
         self, embed: Embed, per_class: int, rng: torch.Generator, *, rows: int = 0
     ) -> tuple[Float[Tensor, "s d"], Int64[Tensor, "s"]]:
-        """Σ embed(x) over up to `per_class` random images of every class (0: all of them), and how many there were.
-
-        `rows` is how many images `embed` passes through a network at once; 0: all of them.
-        """
+        """Σ embed(x) over up to `per_class` random images of every class (0: all of them), and how many there were."""
         ...
 
     def subset(
@@ -121,7 +118,7 @@ class Owners:
     def class_sums(
         self, embed: Embed, per_class: int, rng: torch.Generator, *, rows: int = 0
     ) -> tuple[Float[Tensor, "s d"], Int64[Tensor, "s"]]:
-        """As for one owner, for every segment; a pass holds images of as many owners as fit."""
+        """As for one owner, for every segment; one pass holds images of as many owners as fit."""
         most = torch.full((self._classes,), per_class or int(self.counts.max()))
         images, labels = self.subset(most.repeat(len(self._owners)), rng)
         places = labels.cpu()

@@ -37,6 +37,8 @@ class Node:
     checkpoint_every: float = 30.0
     """Seconds between two checkpoints of half-done work."""
     faults: Sequence[Fault] = ()
+    timeout: float = 600.0
+    """Seconds one client may work on one round."""
     forget: bool = False
     """Drop a client's folders of earlier rounds when it is asked for the next: their uploads arrived."""
 

@@ -21,6 +21,7 @@ from fedsim.config import Section
 from fedsim.federated.base import Algorithm, ServerState, Setting
 from fedsim.federated.blocks import Envelopes, read_answer
 from fedsim.federated.messages import Contract, Rejected, failure, payload_bytes, read_upload, write_failure
+from fedsim.federated.nodes import Nodes
 from fedsim.federated.record import RoundRecord
 from fedsim.federated.transcript import Receipt, StoredUploads, Transcript
 from fedsim.runs import RunDirectory
@@ -36,11 +37,12 @@ class Participation(Section):
     min_replies: int = Field(default=1, ge=1)
     """Usable uploads a round needs; with fewer the run fails."""
     timeout: float = Field(default=600.0, gt=0)
-    """Seconds one client may work on one round. A node has as many times that as it is asked for clients."""
+    """Seconds one client may work on one round, by its own clock; a node that does not keep to it is given up, on
+    a SuperLink when no node at all has answered for that long times the clients of a node, and 30 s."""
     per_node: int = Field(default=1, ge=1)
     """Clients that one Flower node serves, a contiguous block in one message per round. No influence on the result
-    (under `method.networks.shared` none but rounding). A client that raises fails alone; one that hangs or kills its
-    process takes those asked of its node along."""
+    (under `method.networks.shared` none but rounding). A client that raises or is late fails alone; one that kills
+    its process takes those asked of its node along."""
 
 
 @runtime_checkable
@@ -68,20 +70,26 @@ class Server:
     score: Callable[[ServerState], float]
     """Accuracy of the server's model on `val`."""
     console: Console
+    nodes: int
+    """Nodes that the clients are spread over."""
+    connect_timeout: float = 0.0
+    """Seconds the first round waits for nodes that are not there yet."""
 
 
 def run_rounds(grid: Grid, server: Server) -> tuple[ServerState, list[RoundRecord]]:
     """All rounds that are not stored yet; returns the last state and the record of every round."""
     server.transcript.discard()
     state, records = _resume(server)
-    nodes = discover(grid, server)
+    nodes = Nodes(grid, server.nodes)
+    needed = {client // server.participation.per_node for client in server.available}
+    nodes.wait_for(needed, server.connect_timeout)
     for number in range(state.round + 1, server.rounds + 1):
         started = time.monotonic()
         streams = server.setting.streams.at("round", number)
         chosen = sample(server.available, server.participation.fraction, streams)
         server.console.round_started(number, server.rounds, chosen)
         record = RoundRecord(number, chosen)
-        uploads = collect(grid, server, nodes, state, record)
+        uploads = collect(grid, server, nodes.serving(), state, record)
         if len(uploads) < server.participation.min_replies:
             server.run.write_json("rounds", {"records": [asdict(entry) for entry in (*records, record)]})
             raise RunFailed(_too_few(record, server.participation.min_replies))
@@ -105,21 +113,6 @@ def sample(available: Sequence[int], fraction: float, streams: Streams) -> list[
     count = asked(fraction, len(available))
     order = torch.randperm(len(available), generator=streams.generator("participation"))
     return sorted(available[int(index)] for index in order[:count])
-
-
-def discover(grid: Grid, server: Server) -> dict[int, int]:
-    """Number of a block of clients → node id, as the nodes themselves say."""
-    asks = [Message(RecordDict(), node, f"{MessageType.QUERY}.identify") for node in grid.get_node_ids()]
-    nodes: dict[int, int] = {}
-    for reply in grid.send_and_receive(asks, timeout=server.participation.timeout):
-        if reply.has_content():
-            partition = reply.content.config_records["identity"]["partition-id"]
-            assert isinstance(partition, int)
-            nodes[partition] = reply.metadata.src_node_id
-    needed = {client // server.participation.per_node for client in server.available}
-    if missing := sorted(needed - nodes.keys()):
-        raise RunFailed(f"no node serves partition {', '.join(map(str, missing[:5]))}; {len(nodes)} nodes answered")
-    return nodes
 
 
 def collect(
@@ -147,7 +140,11 @@ def _send(
     """One message per node that serves asked clients; returns message id → its clients."""
     blocks: dict[int, list[int]] = {}
     for client in record.asked:
-        blocks.setdefault(nodes[client // server.participation.per_node], []).append(client)
+        node = nodes.get(client // server.participation.per_node)
+        if node is None:
+            _failed(server, client, record, "its node is not connected")
+            continue
+        blocks.setdefault(node, []).append(client)
         record.downlink_bytes[client] = envelopes.size(client)
     messages = [
         Message(envelopes.write(clients), node, MessageType.TRAIN, group_id=str(record.round))
@@ -161,10 +158,14 @@ def _content(reply: Message, client: int) -> RecordDict:
     return read_answer(reply.content, client) if reply.has_content() else write_failure(str(reply.error.reason))
 
 
+def _failed(server: Server, client: int, record: RoundRecord, reason: str) -> None:
+    record.failed[client] = reason
+    server.console.client_done(client, f"failed: {reason}")
+
+
 def _receive(server: Server, client: int, record: RoundRecord, content: RecordDict) -> Receipt | None:
     if (reason := failure(content)) is not None:
-        record.failed[client] = reason
-        server.console.client_done(client, f"failed: {reason}")
+        _failed(server, client, record, reason)
         return None
     record.uplink_bytes[client] = payload_bytes(content)
     try:
@@ -204,7 +205,7 @@ def _store(server: Server, state: ServerState, records: list[RoundRecord]) -> No
 
 def _too_few(record: RoundRecord, needed: int) -> str:
     reasons = {**record.failed, **record.rejected}
-    first = "; ".join(f"client {client}: {reason}" for client, reason in list(reasons.items())[:3])
+    first = "; ".join(f"client {client}: {reason}" for client, reason in sorted(reasons.items())[:3])
     return (
         f"round {record.round}: {len(record.responders)} of {len(record.asked)} uploads were usable, "
         f"participation.min_replies is {needed} ({first})"

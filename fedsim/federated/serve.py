@@ -1,7 +1,7 @@
 """A node answers for its block of clients: one after the other, or in one go where all see the same networks.
 
-One after the other, a client that raises fails alone. In one go a planned fault still hits its client alone, before the
-work; an exception in the common work fails all who took part in it.
+One after the other, a client that raises, or is late, fails alone. In one go a planned fault still hits its client
+alone, before the work; an exception in the common work fails all who took part in it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from flwr.app import RecordDict
 from fedsim.federated.base import Broadcast, Together, Upload
 from fedsim.federated.blocks import write_answers
 from fedsim.federated.client import Node, answer, keep, kept, streams_of, view_of
+from fedsim.federated.deadline import deadline
 from fedsim.federated.faults import before_work, tamper
 from fedsim.federated.messages import write_failure, write_store_failure, write_upload
 from fedsim.types import UserError
@@ -31,7 +32,9 @@ def serve(node: Node, broadcasts: Mapping[int, Broadcast]) -> RecordDict:
             answers |= _in_one_go(node, clients, broadcast)
         else:
             for client in clients:
-                answers |= _caught([client], lambda client=client, sent=broadcast: {client: answer(node, client, sent)})
+                answers |= _caught(
+                    node, [client], lambda client=client, sent=broadcast: {client: answer(node, client, sent)}
+                )
     return write_answers(answers)
 
 
@@ -43,10 +46,11 @@ def _groups(broadcasts: Mapping[int, Broadcast]) -> list[tuple[Broadcast, list[i
     return list(groups.values())
 
 
-def _caught(clients: Sequence[int], work: Callable[[], Answers]) -> Answers:
-    """The answers; if anything was raised, it is the answer of all of them."""
+def _caught(node: Node, clients: Sequence[int], work: Callable[[], Answers]) -> Answers:
+    """The answers; if anything was raised, or their time is over, that is the answer of all of them."""
     try:
-        return work()
+        with deadline(node.timeout * len(clients)):
+            return work()
     except Exception as error:  # noqa: BLE001 - a client may raise anything; it becomes its answer
         if os.environ.get("FEDSIM_DEBUG"):  # set by --debug
             traceback.print_exc()
@@ -62,9 +66,9 @@ def _in_one_go(node: Node, clients: Sequence[int], broadcast: Broadcast) -> Answ
             before_work(node.faults, client, broadcast.round)
             return {}
 
-        answers |= _caught([client], stop)
+        answers |= _caught(node, [client], stop)
     block = [client for client in clients if client not in answers]
-    return answers | (_caught(block, lambda: _sound(node, block, broadcast)) if block else {})
+    return answers | (_caught(node, block, lambda: _sound(node, block, broadcast)) if block else {})
 
 
 def _sound(node: Node, block: Sequence[int], broadcast: Broadcast) -> Answers:

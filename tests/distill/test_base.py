@@ -15,7 +15,7 @@ from fedsim.data.augment import Config as DSAConfig
 from fedsim.data.synthetic import SyntheticSet
 from fedsim.distill.base import Distiller, Task, condense
 from fedsim.distill.distribution.dm import Config, DistributionMatching
-from fedsim.distill.networks import PoolConfig
+from fedsim.distill.pool import PoolConfig
 from fedsim.runs import save_tensors
 from fedsim.seeding import Streams, stream
 from fedsim.types import UserError

@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsim.data.augment import Config as DSAConfig
-from fedsim.distill.base import Task, condense
+from fedsim.distill.base import PIECE, Task, condense
 from fedsim.distill.cohort import condense_together, join_states, join_tasks, split_state
 from fedsim.distill.descent import Images
 from fedsim.distill.distribution.dm import Config, DistributionMatching
-from fedsim.distill.networks import PoolConfig
+from fedsim.distill.pool import PoolConfig
+from fedsim.distill.real import SLICE
 from fedsim.seeding import Streams, stream
 from fedsim.types import UserError
 from tests.reference import dm as reference
@@ -147,7 +148,7 @@ def test_batch_norm_and_networks_of_ones_own_are_refused() -> None:
         join_tasks([replace(task, shared=None) for task in tasks()])
     with pytest.raises(UserError, match="only under shared networks"):
         join_tasks([tasks()[0], replace(tasks()[1], shared=Streams(1))])
-    with pytest.raises(UserError, match="no round of clients to share with"):
+    with pytest.raises(UserError, match=r"shared: one pool for all clients of a round"):
         method().prepare(reference.task(), stream(0))
 
 
@@ -165,3 +166,22 @@ def test_joined_states_come_apart_as_they_were(rows: list[int]) -> None:
         assert torch.equal(one.pixels, other.pixels)
         assert torch.equal(one.first, other.first)
         assert torch.equal(one.steps, other.steps)
+
+
+@LIGHT
+@given(
+    st.lists(st.lists(st.integers(0, 3), min_size=4, max_size=4).filter(any), min_size=1, max_size=7), st.integers(0, 9)
+)
+def test_pieces_are_whole_owners_and_every_row_once(budgets: list[list[int]], chunk: int) -> None:
+    task = replace(reference.task(chunk=chunk), budget=torch.tensor(budgets).flatten())
+    labels = torch.cat([piece.labels + piece.segments.start for piece in task.pieces])
+    assert torch.equal(labels, task.labels())
+    assert [row for piece in task.pieces for row in range(piece.rows.start, piece.rows.stop)] == list(
+        range(len(labels))
+    )
+    assert torch.equal(torch.cat([piece.budget for piece in task.pieces]), task.budget)
+    per_owner = task.budget.view(-1, 4).sum(1).tolist()
+    for piece in task.pieces:
+        first, last = piece.segments.start // 4, piece.segments.stop // 4
+        assert (piece.segments.start % 4, piece.segments.stop % 4) == (0, 0)
+        assert sum(per_owner[first:last]) <= (SLICE * chunk or PIECE) or last - first == 1

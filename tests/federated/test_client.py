@@ -11,7 +11,7 @@ import torch
 
 from fedsim.distill.distribution.dm import Config as DMConfig
 from fedsim.distill.distribution.dm import DistributionMatching
-from fedsim.distill.networks import PoolConfig
+from fedsim.distill.pool import PoolConfig
 from fedsim.federated.algorithms.fedavg import Config as FedAvgConfig
 from fedsim.federated.algorithms.fedavg import FedAvg
 from fedsim.federated.algorithms.feddm import Config as FedDMConfig

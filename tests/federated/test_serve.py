@@ -12,7 +12,7 @@ from flwr.app import RecordDict
 
 from fedsim.distill.distribution.dm import Config as DMConfig
 from fedsim.distill.distribution.dm import DistributionMatching
-from fedsim.distill.networks import PoolConfig
+from fedsim.distill.pool import PoolConfig
 from fedsim.federated.algorithms.feddm import Config as FedDMConfig
 from fedsim.federated.algorithms.feddm import FedDM
 from fedsim.federated.base import Broadcast, ClientView, Together, Upload

@@ -9,8 +9,8 @@ from flwr.app import Message
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 
-from fedsim.federated import workers
-from fedsim.federated.local_grid import LocalGrid
+from fedsim.federated.engines import workers
+from fedsim.federated.engines.local import LocalGrid
 
 TINY = """
 name: tiny

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from fedsim.config import Section
 from fedsim.data.synthetic import SyntheticSet
-from fedsim.distill.base import Passes, Task
+from fedsim.distill.base import Task
+from fedsim.distill.cost import Passes
 
 
 class Config(Section):

@@ -29,10 +29,12 @@ from fedsim.config import Choice, Section
 from fedsim.data.augment import Config as DSAConfig
 from fedsim.data.augment import augment
 from fedsim.data.synthetic import SyntheticSet
-from fedsim.distill.base import Passes, Task
+from fedsim.distill.base import Task
+from fedsim.distill.cost import Passes
 from fedsim.distill.descent import Images, descend
 from fedsim.distill.matching import class_means, class_sums, owner_losses
-from fedsim.distill.networks import FreshConfig, NetworkSource, PoolConfig
+from fedsim.distill.networks import FreshConfig, NetworkSource
+from fedsim.distill.pool import PoolConfig
 from fedsim.types import Params
 
 
@@ -101,8 +103,8 @@ class DistributionMatching:
         """One projected step on the images."""
         drawn = self.source.draw(task, artifacts, rng, int(state.steps))
         sums, counts = drawn.real_sums or self._real_sums(task, drawn.params, drawn.augmentation, rng)
-        task.runner.load(drawn.params)
         real, gradients, losses = class_means(sums, counts), [], []
+        task.runner.load(drawn.params)
         for piece in task.pieces:
             images = state.pixels[piece.rows].detach().requires_grad_()
             features = self._features(task, drawn.augmentation, images, piece.labels)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from fedsim.config import Section
-from fedsim.distill.base import Passes
+from fedsim.distill.cost import Passes
 from fedsim.federated.base import Broadcast, ClientView, ServerState, Setting, Upload, network_with
 from fedsim.models.functional import state
 from fedsim.seeding import Streams

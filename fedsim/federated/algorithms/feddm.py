@@ -35,9 +35,10 @@ from torch import Tensor
 
 from fedsim.config import Section
 from fedsim.data.synthetic import SyntheticSet, union
-from fedsim.distill.base import Distiller, Passes, Task, condense
+from fedsim.distill.base import Distiller, Task, condense
 from fedsim.distill.cohort import condense_together
-from fedsim.distill.networks import radius_of
+from fedsim.distill.cost import Passes
+from fedsim.distill.pool import radius_of
 from fedsim.distill.real import RealImages
 from fedsim.federated.base import Broadcast, ClientView, ServerState, Setting, Upload, network_with
 from fedsim.models.functional import flatten, state, trainable_names
@@ -134,7 +135,7 @@ class FedDM:
         return [_upload(view, broadcast, *one) for view, one in zip(views, found, strict=True)]
 
     def _tasks(self, views: Sequence[ClientView], broadcast: Broadcast) -> list[Task]:
-        """One task each; runner and weights are the same in all."""
+        """One task each; template and weights are the same tensors in all."""
         setting = views[0].setting
         runner = setting.runner()
         start = {name: value.to(setting.device) for name, value in broadcast.weights.items()}

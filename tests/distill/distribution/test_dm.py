@@ -15,7 +15,8 @@ from fedsim.distill.base import Task, condense
 from fedsim.distill.descent import Images
 from fedsim.distill.distribution import dm
 from fedsim.distill.distribution.dm import Config, DistributionMatching
-from fedsim.distill.networks import FreshConfig, PerturbConfig, PoolConfig, Radius
+from fedsim.distill.networks import FreshConfig, PerturbConfig, Radius
+from fedsim.distill.pool import PoolConfig
 from fedsim.seeding import Streams, stream
 from fedsim.types import UserError
 from tests.reference import dm as reference

@@ -16,10 +16,10 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
 
-from fedsim.federated.workers import RUN_ID, Worker, identify
+from fedsim.federated.engines.workers import RUN_ID, Worker, identify
 
-APP = "tests.federated.apps:app"
-ROOT = Path(__file__).parents[2]
+APP = "tests.federated.engines.apps:app"
+ROOT = Path(__file__).parents[3]
 NODE, RUN = {"partition-id": 3, "num-partitions": 8}, {"greeting": "grüß"}
 
 
@@ -115,9 +115,9 @@ def test_death_becomes_the_error_reply(worker: Worker) -> None:
 
 PARENT = """
 import sys, time
-from fedsim.federated.local_grid import LocalGrid
+from fedsim.federated.engines.local import LocalGrid
 if __name__ == "__main__":
-    grid = LocalGrid("tests.federated.apps:app", {}, {}, nodes=1, workers=1, threads=1, timeout=60.0)
+    grid = LocalGrid("tests.federated.engines.apps:app", {}, {}, nodes=1, workers=1, threads=1, timeout=60.0)
     print(grid._workers[0]._process.pid, flush=True)
     time.sleep(120)
 """

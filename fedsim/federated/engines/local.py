@@ -6,19 +6,55 @@ of clients they serve. Work is handed out in the order pushed; which worker does
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections import deque
 from collections.abc import Iterable
 from multiprocessing.connection import wait
-from typing import Any
+from typing import Any, Literal
 
 from flwr.app import Context, Message, RecordDict
-from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
+from fedsim.config import Section
 from fedsim.federated.blocks import addressed
+from fedsim.federated.deadline import GRACE
+from fedsim.federated.engines.base import Job, Serve, server_app
+from fedsim.federated.engines.workers import RUN_ID, Worker, identify
 from fedsim.federated.progress import Listener
-from fedsim.federated.workers import RUN_ID, Worker, identify
+
+
+class Config(Section):
+    """How many processes work is `compute.workers`; it has no influence on the result."""
+
+    name: Literal["local"] = "local"
+
+
+class Local:
+    """Worker processes of this machine."""
+
+    Config = Config
+    connect_timeout = 0.0
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def run(self, job: Job, serve: Serve) -> None:
+        """Run the ServerApp in this process, its clients in the grid's workers."""
+        grid = LocalGrid(
+            job.client_app,
+            job.run_config,
+            {"store": str(job.store)},
+            nodes=job.nodes,
+            workers=job.workers,
+            threads=job.threads,
+            timeout=job.timeout,
+            progress=job.progress,
+        )
+        identify(0)
+        with grid:
+            server_app(serve)(grid, Context(RUN_ID, 0, {}, RecordDict(), job.run_config))
 
 
 class LocalGrid(Grid):
@@ -88,8 +124,9 @@ class LocalGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Replies that have come; waits a moment for news, so that a loop around this call does not spin."""
         wanted = set(message_ids)
-        if not wanted & self._replies.keys():
-            self._turn(0.2)
+        until = time.monotonic() + 0.2
+        while wanted and not wanted & self._replies.keys() and (left := until - time.monotonic()) > 0:
+            self._turn(left)  # progress ends a turn early, a reply is what is waited for
         return [self._replies.pop(identity) for identity in list(self._replies) if identity in wanted]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
@@ -112,7 +149,7 @@ class LocalGrid(Grid):
             if worker.message is None:
                 continue
             identity = worker.message.metadata.message_id
-            patience = self._timeout * max(1, len(addressed(worker.message.content)))
+            patience = self._timeout * max(1, len(addressed(worker.message.content))) + GRACE
             reply, progress = worker.poll()
             for entry in progress:
                 if self._progress is not None:
@@ -139,10 +176,3 @@ class LocalGrid(Grid):
                 message = self._queue.popleft()
                 node = {**self._node_config, "partition-id": message.metadata.dst_node_id - 1}
                 worker.send(message, node | {"num-partitions": self._nodes}, self._run_config)
-
-
-def run_local(server_app: ServerApp, grid: LocalGrid, run_config: dict[str, Any]) -> None:
-    """Run a ServerApp in this process, its clients in the grid's workers."""
-    identify(0)
-    with grid:
-        server_app(grid, Context(RUN_ID, 0, {}, RecordDict(), run_config))

@@ -7,7 +7,6 @@ however it went, its reading end closes and the worker exits.
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import multiprocessing
@@ -16,7 +15,6 @@ import signal
 import struct
 import threading
 import time
-import traceback
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
@@ -27,6 +25,7 @@ from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.supercore.task_identity import TaskIdentity
 
+from fedsim.federated.engines.base import load, reply_of
 from fedsim.federated.progress import LISTENER
 
 RUN_ID = 1
@@ -112,8 +111,7 @@ def _work(pipe: Connection, lifeline: Connection, client_app: str, threads: int)
 
     torch.set_num_threads(threads)
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    module, _, attribute = client_app.partition(":")
-    app = getattr(importlib.import_module(module), attribute)
+    app = load(client_app)
 
     def listen(client: int, iteration: int, iterations: int, loss: float | None) -> None:
         pipe.send_bytes(_PROGRESS + json.dumps([client, iteration, iterations, loss]).encode())
@@ -135,13 +133,7 @@ def _call(app: Any, message: Message, configs: dict[str, Any]) -> Message:
     node_id = message.metadata.dst_node_id
     identify(node_id)
     context = Context(RUN_ID, node_id, configs["node"], RecordDict(), configs["run"])
-    try:
-        return app(message, context)
-    except Exception as error:  # noqa: BLE001 - a client may raise anything; it becomes its error reply
-        if os.environ.get("FEDSIM_DEBUG"):  # set by --debug
-            traceback.print_exc()
-        reason = f"{type(error).__name__}: {error}"
-        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+    return reply_of(app, message, context)
 
 
 def _die_with_parent(lifeline: Connection) -> None:

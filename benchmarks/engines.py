@@ -1,0 +1,166 @@
+"""One hash on three engines, and a SuperLink that is treated badly: `python benchmarks/engines.py [hash] [faults]`.
+
+`hash`    the digits quickstart with 2 and 10 clients on local, ray and superlink (2 SuperNodes), each in two folders:
+          model hash, bytes, seconds, and the peak memory of all processes of the run together (PSS, sampled).
+`faults`  FedAvg with a network of 200 MB on a SuperLink: a client raises in round 1, a SuperNode is killed in the
+          middle of round 2; then TLS with a wrong certificate. Prints what the run says of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from fedsim.federated.engines import certificates, keeper
+from fedsim.federated.engines.deployment import Deployment
+from fedsim.federated.engines.processes import Processes
+from fedsim.federated.engines.submission import Flwr, prepare
+from fedsim.types import RunFailed
+
+COMMAND = [sys.executable, "-m", "fedsim", "run"]
+QUICKSTART = [*COMMAND, "configs/quickstart/feddm_digits.yaml", "controls.upload_real_subset=false"]
+BIG = [
+    *COMMAND, "configs/quickstart/fedavg_digits.yaml", "model={name: mlp, depth: 2, width: 7000}", "partition.clients=2",
+    "participation.min_replies=1", "algorithm.local.epochs=1", "rounds=3", "engine=superlink",
+    "faults=[{name: raise, client: 1, round: 1}]",
+]  # fmt: skip
+
+
+def tree(root: int) -> set[int]:
+    """A process and what comes from it."""
+    parents: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parents.setdefault(int(stat.read_text().rsplit(")", 1)[1].split()[1]), []).append(int(stat.parent.name))
+    found, waiting = set(), [root]
+    while waiting:
+        found.add(waiting[0])
+        waiting += parents.get(waiting.pop(0), [])
+    return found
+
+
+def pss(processes: set[int]) -> dict[str, float]:
+    """Proportional memory in MB, summed by the name of the process."""
+    sizes: dict[str, float] = {}
+    for process in processes:
+        with suppress(OSError):
+            rolled = Path(f"/proc/{process}/smaps_rollup").read_text()
+            name = Path(f"/proc/{process}/comm").read_text().strip()
+            sizes[name] = sizes.get(name, 0) + int(rolled.partition("Pss:")[2].split()[0]) / 1000
+    return sizes
+
+
+def watched(command: list[str], out: Path, act=lambda run: None) -> tuple[Path, str, float, dict[str, float]]:
+    """Run it; its run directory, what it said, seconds, and memory by process at the moment of most."""
+    started, most = time.monotonic(), {}
+    with (out / "said.txt").open("w+") as said:
+        process = subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.PIPE, stderr=said, text=True)
+        while process.poll() is None:
+            runs = [path.parent for path in out.glob("*/*/config.yaml")]
+            marks = {one for run in runs for one in keeper.marked(str(run.resolve()))}
+            now = pss(tree(process.pid) | marks)
+            most = max(most, now, key=lambda sizes: sum(sizes.values()))
+            if runs:
+                act(runs[0])
+            time.sleep(0.5)
+        assert process.stdout is not None
+        last = process.stdout.read().strip().splitlines()[-1:]
+        text = (out / "said.txt").read_text()
+    if process.returncode:
+        raise SystemExit(f"exit code {process.returncode}: {text}")
+    return Path(last[0]), text, time.monotonic() - started, most
+
+
+def hashes() -> bool:
+    """The table; whether there is one hash per number of clients."""
+    print("| clients | engine | seconds | peak memory MB | uplink bytes | downlink bytes | model_sha256 |")
+    print("| --: | --- | --: | --: | --: | --: | --- |")
+    same = True
+    for clients in (2, 10):
+        found = set()
+        for engine in ("local", "ray", "superlink"):
+            for _ in range(2):
+                with tempfile.TemporaryDirectory(prefix="fedsim-engines-") as folder:
+                    words = [f"engine={engine}", f"partition.clients={clients}", f"participation.min_replies={clients}"]
+                    words += [f"participation.per_node={clients // 2}"] if engine == "superlink" else []
+                    run, _, seconds, memory = watched([*QUICKSTART, *words], Path(folder))
+                    result = json.loads((run / "result.json").read_text())
+                sizes = (sum(memory.values()), result["uplink_bytes"], result["downlink_bytes"])
+                found.add((result["model_sha256"], *sizes[1:]))
+                numbers = " | ".join(f"{number:,.0f}" for number in (seconds, *sizes))
+                print(f"| {clients} | {engine} | {numbers} | {result['model_sha256'][:16]} |", flush=True)
+        same = same and len(found) == 1
+    print("one hash per number of clients, and the same bytes" if same else "DIFFERENT")
+    return same
+
+
+def faults() -> None:
+    """200 MB uploads, a client that raises, a SuperNode killed in the middle of a round."""
+    killed: list[int] = []
+
+    def kill(run: Path) -> None:
+        home = f"FLWR_HOME={run.resolve()}/flwr/supernode_0".encode()
+        if killed or not (run / "checkpoints/round_0001.safetensors").exists():
+            return
+        for process in keeper.marked(str(run.resolve())):
+            with suppress(OSError):
+                mine = home in Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+                name = Path(f"/proc/{process}/cmdline").read_bytes()
+                killed.extend([process] if mine and b"flwr-clientapp" in name else [])
+        for process in keeper.marked(str(run.resolve())) if killed else []:
+            with suppress(OSError):
+                if b"partition-id=0" in Path(f"/proc/{process}/cmdline").read_bytes():
+                    print(f"SuperNode 0 (process {process}) is killed while its client works")
+                    os.kill(process, signal.SIGKILL)
+
+    with tempfile.TemporaryDirectory(prefix="fedsim-engines-") as folder:
+        run, said, seconds, memory = watched(BIG, Path(folder), kill)
+        print(said)
+        for record in json.loads((run / "rounds.json").read_text())["records"]:
+            print({key: record[key] for key in ("round", "responders", "failed", "uplink_bytes")})
+        print(f"{seconds:.0f} s; memory in MB at the peak: { {name: round(size) for name, size in memory.items()} }")
+
+
+def wrong_certificate() -> None:
+    """Flower's command and a SuperNode that trust another authority, and a SuperNode whose key nobody registered."""
+    with tempfile.TemporaryDirectory(prefix="fedsim-engines-") as folder:
+        here = Path(folder)
+        certificates.make(here / "right", 1)
+        certificates.make(here / "wrong", 1)
+        with Processes(here, 1) as processes:
+            link = Deployment(processes, 1, here, here / "right", authenticated=True, port=None, timeout=60.0)
+            link.start_link()
+            prepare(processes.logs, link.address, here / "wrong" / certificates.CA, {})
+            try:
+                Flwr(processes).run(["list", "fedsim"])
+                print("ACCEPTED")
+            except RunFailed as error:
+                print(f"flwr with a wrong certificate: {error}")
+            for what, file in (("certificate", certificates.CA), ("key", "node_0.key")):
+                command = [
+                    word.replace(str(here / "right" / file), str(here / "wrong" / file))
+                    for word in link._node_command(0)
+                ]
+                node = processes.start(f"wrong_{what}", command)
+                code = node.wait(timeout=120)
+                said = (processes.logs / f"wrong_{what}.log").read_text().splitlines()
+                reason = [line for line in said if line.startswith("[")]
+                print(
+                    f"SuperNode with a wrong {what}: exit code {code}, {[one for one in reason if 'INFO' not in one]}"
+                )
+
+
+if __name__ == "__main__":
+    chosen = sys.argv[1:] or ["hash", "faults"]
+    if "faults" in chosen:
+        faults()
+        wrong_certificate()
+    if "hash" in chosen:
+        sys.exit(not hashes())

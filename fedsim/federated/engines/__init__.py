@@ -1,0 +1,1 @@
+"""What carries Flower's messages: worker processes here, Ray actors, or a SuperLink and its SuperNodes."""

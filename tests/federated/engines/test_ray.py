@@ -1,0 +1,118 @@
+"""The ray engine beside the local one: the same calls, the same replies; what hangs or dies is replaced."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+
+from fedsim.federated.engines.base import Engine, Job
+from fedsim.federated.engines.local import Config as LocalConfig
+from fedsim.federated.engines.local import Local
+from fedsim.federated.engines.ray import Config, Ray
+from fedsim.types import RunFailed, UserError
+from tests.federated.engines.test_keeper import alive
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra [ray]"),
+]
+ENGINES: dict[str, Callable[[], Engine]] = {
+    "local": lambda: Local(LocalConfig()),
+    "ray": lambda: Ray(Config(cpus=2)),
+}
+
+
+def job(run: Path, timeout: float = 60.0) -> Job:
+    return Job(
+        {"greeting": "hi"}, run, 3, workers=2, threads=1, timeout=timeout, client_app="tests.federated.engines.apps:app"
+    )
+
+
+def ask(node: int, what: str) -> Message:
+    return Message(RecordDict({"ask": ConfigRecord({"do": what})}), node, MessageType.TRAIN, group_id="1")
+
+
+def exchange(grid: Grid, *asked: tuple[int, str]) -> list[Message]:
+    """Replies in the order asked, by the calls that the round loop makes."""
+    owner = dict(zip(grid.push_messages([ask(node, what) for node, what in asked]), range(len(asked)), strict=True))
+    replies: dict[int, Message] = {}
+    while owner:
+        for reply in grid.pull_messages(list(owner)):
+            replies[owner.pop(reply.metadata.reply_to_message_id)] = reply
+    return [replies[number] for number in range(len(asked))]
+
+
+def seen(reply: Message) -> dict[str, Any]:
+    return dict(reply.content.config_records["seen"])
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_contract(name: str, tmp_path: Path) -> None:
+    """Everything that rounds.py and nodes.py rely on."""
+
+    def serve(grid: Grid) -> None:
+        assert isinstance(grid, Grid)
+        nodes = list(grid.get_node_ids())
+        assert len(set(nodes)) == 3
+        replies = exchange(grid, *((node, "echo") for node in nodes))
+        assert sorted(seen(reply)["partition"] for reply in replies) == [0, 1, 2]
+        assert [seen(reply)["node"] for reply in replies] == nodes == [reply.metadata.src_node_id for reply in replies]
+        assert {(seen(reply)["partitions"], seen(reply)["greeting"]) for reply in replies} == {(3, "hi")}
+        good, bad, dead = exchange(grid, (nodes[0], "echo"), (nodes[1], "raise"), (nodes[2], "die"))
+        assert good.has_content()
+        assert "ValueError: as" in str(bad.error.reason)
+        assert "died" in str(dead.error.reason)
+        assert all(reply.has_error() and len(str(reply.error.reason)) < 80 for reply in (bad, dead))
+        assert list(grid.pull_messages([])) == []
+        assert [reply.has_content() for reply in exchange(grid, *((node, "echo") for node in nodes))] == [True] * 3
+        done.append(True)
+
+    done: list[bool] = []
+    ENGINES[name]().run(job(tmp_path), serve)
+    assert done == [True]
+
+
+def test_a_client_that_hangs_loses_its_actor_and_the_next_message_is_answered(tmp_path: Path) -> None:
+    pids: list[int] = []
+
+    def serve(grid: Grid) -> None:
+        node = next(iter(grid.get_node_ids()))
+        (before,) = exchange(grid, (node, "echo"))
+        (silent,) = exchange(grid, (node, "silent"))
+        assert silent.error.reason == "no reply within 6 s; its actor was killed"
+        (after,) = exchange(grid, (node, "echo"))
+        pids.extend(seen(reply)["pid"] for reply in (before, after))
+
+    Ray(Config(cpus=1)).run(job(tmp_path, timeout=1.0), serve)
+    assert len(set(pids)) == 2
+    assert not [pid for pid in pids if alive(pid)]
+
+
+@pytest.mark.parametrize(
+    ("config", "line"),
+    [
+        (Config(cpus=1, cpus_per_client=2), "a client takes 2 CPUs and 0 GPUs, and no machine of Ray's has that many"),
+        (Config(cpus=1, gpus=0, gpus_per_client=0.5), "a client takes 1 CPUs and 0.5 GPUs"),
+        (Config(cpus=1, address="127.0.0.1:1"), "leave them out, or engine.address"),
+    ],
+)
+def test_what_cannot_be_had_is_one_line(config: Config, line: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=line):
+        Ray(config).run(job(tmp_path), lambda _: pytest.fail("served"))
+
+
+def test_a_simulation_that_ends_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fedsim.federated.engines import ray_simulation
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("Simulation Runtime crashed.") from KeyError("x")
+
+    monkeypatch.setattr(ray_simulation, "run_api", broken)
+    with pytest.raises(RunFailed, match="simulation runtime ended: KeyError: 'x'"):
+        Ray(Config(cpus=1)).run(job(tmp_path), lambda grid: exchange(grid, (next(iter(grid.get_node_ids())), "echo")))

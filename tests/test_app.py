@@ -1,0 +1,82 @@
+"""Flower's entry point: what the ServerApp does where Flower starts it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import Context, RecordDict
+
+from fedsim import app
+from fedsim.app import main, read_config
+from fedsim.config import to_yaml
+from fedsim.federated.engines.submission import OUTCOME
+from fedsim.federated.engines.workers import RUN_ID, identify
+from fedsim.types import RunFailed, UserError
+from tests.reference.tiny_run import TINY, InlineGrid
+
+
+def outcome(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(OUTCOME)]
+    return json.loads(line.removeprefix(OUTCOME))
+
+
+def serve(tmp_path: Path, nodes: int = 2, **settings: str) -> None:
+    """Let the ServerApp run on a grid whose clients answer in this process."""
+    identify(0)
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    run_config: Any = {
+        "config": str(tmp_path / "tiny.yaml"),
+        "out": str(tmp_path),
+        "argv": '["as", "asked"]',
+    } | settings
+    grid = InlineGrid("", run_config, {}, nodes=nodes)
+    main(grid, Context(RUN_ID, 0, {}, RecordDict(), run_config))
+
+
+def test_it_does_what_fedsim_run_does_and_says_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    serve(tmp_path, overrides="seed=3 rounds=1")
+    said = outcome(capsys)
+    run = Path(said["run"])
+    assert said == {"run": str(run), "error": None, "wrong_input": False}
+    assert run.name.endswith("-s3")
+    assert json.loads((run / "result.json").read_text())["rounds"] == 1
+    assert json.loads((run / "manifest.json").read_text())["argv"] == ["as", "asked"]
+
+
+def test_wrong_input_and_a_failed_run_are_told_apart_and_raised(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError):
+        serve(tmp_path, overrides="sed=3")
+    said = outcome(capsys)
+    assert said["wrong_input"]
+    assert said["error"].startswith("sed: unknown key (did you mean 'seed'?)")
+    with pytest.raises(RunFailed):
+        serve(tmp_path, overrides="'faults=[{name: raise, client: 0}, {name: raise, client: 1}]' seed=1")
+    said = outcome(capsys)
+    assert not said["wrong_input"]
+    assert said["error"].startswith("the run failed: round 1: 0 of 2 uploads were usable")
+
+
+def test_a_config_is_yaml_or_a_file_found_where_flower_unpacked_the_app(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "mine.yaml").write_text(TINY)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    found = read_config("configs/mine.yaml", "seed=4 method.ipc=2")
+    assert (found.seed, found.method.ipc) == (4, 2)
+    assert read_config(to_yaml(found), "") == found
+    with pytest.raises(UserError, match="does not exist"):
+        read_config("configs/not_there.yaml", "")
+    with pytest.raises(UserError, match="config` is empty"):
+        read_config("", "")
+
+
+def test_its_apps_are_those_that_pyproject_names() -> None:
+    assert callable(app.client_app)
+    assert callable(app.server_app)
