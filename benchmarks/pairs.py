@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -35,16 +34,19 @@ class Row:
     ours_mb: float
     pairs: int
     first_seconds: float
-    """First call of ours: compilation, if any."""
+    """Set-up and first call of ours: compilation, if any, with an empty compiler cache."""
 
 
 def interleave(
-    name: str, literal: Callable[[], object], ours: Callable[[], object], *,
+    name: str, literal: Callable[[], object], make_ours: Callable[[], Callable[[], object]], *,
     literal_gflop: float, ours_gflop: float, pairs: int, memory: tuple[float, float],
 ) -> Row:  # fmt: skip
     """Time `pairs` pairs after one warm-up of each."""
     literal()
-    first = seconds(ours)
+    made: list[Callable[[], object]] = []
+    first = seconds(lambda: made.append(make_ours()))
+    (ours,) = made
+    first += seconds(ours)
     times = [(seconds(literal), seconds(ours)) for _ in range(pairs)]
     slow, fast = median(one for one, _ in times), median(other for _, other in times)
     ratios = sorted(one / other for one, other in times)
@@ -67,13 +69,25 @@ def seconds(work: Callable[[], object]) -> float:
 
 def peak_mb(script: str, *words: str) -> float:
     """What a process of its own says it needed: it prints the megabytes."""
-    done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True, check=True)
+    environment = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
+    command = [sys.executable, script, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return float(done.stdout.strip().splitlines()[-1])
 
 
-def resident_mb() -> float:
-    """Peak resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def needed_mb(step: Callable[[], object], steps: int = 3) -> float:
+    """Peak resident memory of `steps` steps above what is resident after a first one and the set-up."""
+    step()
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
+    before = _status_mb("VmRSS")
+    for _ in range(steps):
+        step()
+    return _status_mb("VmHWM") - before
+
+
+def _status_mb(key: str) -> float:
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{key}:")]
+    return float(line.split()[1]) / 1024
 
 
 def machine(threads: int) -> dict[str, object]:

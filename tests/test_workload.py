@@ -48,7 +48,7 @@ def test_a_batch_norm_is_not_stacked() -> None:
     here = parts("model.norm=batch")
     network, shape = here.fresh()(here.streams.generator("template")), here.dataset.image_shape
     assert settle_compile(settle(Compute(device="cpu")), Passes(), network, shape).ensemble == "loop"
-    with pytest.raises(UserError, match="compute.ensemble: vmap cannot stack a batch norm; give loop"):
+    with pytest.raises(UserError, match=r"compute\.ensemble: vmap cannot stack a batch norm; give loop"):
         settle_compile(settle(Compute(device="cpu", ensemble="vmap")), Passes(), network, shape)
 
 

@@ -19,6 +19,7 @@ class Nodes:
         self._grid, self._count = grid, count
         self._partition: dict[int, int] = {}
         self._refused: dict[int, str] = {}
+        self._foreign: str | None = None
 
     def serving(self) -> dict[int, int]:
         """Partition → node, of the nodes that are connected now; of two for one partition the newer."""
@@ -32,6 +33,8 @@ class Nodes:
         """Return when every one of `partitions` is served; raises `RunFailed` naming the others after `timeout` s."""
         until = time.monotonic() + timeout
         while missing := sorted(set(partitions) - self.serving().keys()):
+            if self._foreign is not None:  # waiting would not mend it; once the run goes on, such a node is left out
+                raise RunFailed(self._foreign)
             if time.monotonic() >= until:
                 raise RunFailed(self._missing(missing, timeout))
             time.sleep(0.5)
@@ -48,7 +51,7 @@ class Nodes:
                 identity = reply.content.config_records["identity"]
                 partition, partitions = identity.get("partition-id"), identity.get("num-partitions", self._count)
                 if partitions != self._count:
-                    self._refused[node] = self._another(partitions)
+                    self._refused[node] = self._foreign = self._another(partitions)
                 elif not isinstance(partition, int) or not 0 <= partition < self._count:
                     self._refused[node] = f"its partition-id is {partition!r}; valid: 0 to {self._count - 1}"
                 else:

@@ -185,3 +185,11 @@ def test_pieces_are_whole_owners_and_every_row_once(budgets: list[list[int]], ch
         first, last = piece.segments.start // 4, piece.segments.stop // 4
         assert (piece.segments.start % 4, piece.segments.stop % 4) == (0, 0)
         assert sum(per_owner[first:last]) <= (SLICE * chunk or PIECE) or last - first == 1
+
+
+def test_one_owner_left_of_a_block_is_condensed_as_a_block() -> None:
+    """Its siblings may have failed before the work: metrics of one owner are numbers, not lists."""
+    ((synthetic, history),) = condense_together(method(), tasks()[:1], 3, [own(0)], log_every=1)
+    alone, curve = condense(method(), tasks()[0], 3, own(0), log_every=1)
+    assert torch.equal(synthetic.images, alone.images)
+    assert history == curve

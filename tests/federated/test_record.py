@@ -1,29 +1,39 @@
-"""The ledger of a round survives JSON as it was."""
-
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
+from pathlib import Path
 
-from hypothesis import given
-from hypothesis import strategies as st
+import pytest
 
-from fedsim.federated.record import RoundRecord
-
-CLIENTS = st.integers(0, 10**6)
-BYTES = st.dictionaries(CLIENTS, st.integers(0, 10**9), max_size=4)
-REASONS = st.dictionaries(CLIENTS, st.text(max_size=20), max_size=4)
-CURVES = st.dictionaries(CLIENTS, st.lists(st.tuples(st.integers(1, 99), st.floats(allow_nan=False)), max_size=3))
+from fedsim.federated.record import RoundRecord, append_record, keep_records, read_records
+from fedsim.types import UserError
 
 
-@given(st.lists(CLIENTS, max_size=5), BYTES, BYTES, REASONS, REASONS, CURVES)
-def test_a_record_goes_through_json_and_back(
-    asked: list[int],
-    up: dict[int, int],
-    down: dict[int, int],
-    failed: dict[int, str],
-    rejected: dict[int, str],
-    losses: dict[int, list[tuple[int, float]]],
-) -> None:
-    record = RoundRecord(3, asked, asked[:2], failed, rejected, up, down, losses, {"accuracy": 0.5}, 1.25)
-    assert RoundRecord.from_json(json.loads(json.dumps(asdict(record)))) == record
+def record(number: int) -> RoundRecord:
+    losses = {3: [(1, 2.5), (25, 1.25)]}
+    return RoundRecord(number, [3, 4], [3], {4: "it broke"}, {}, {3: 10}, {3: 7, 4: 7}, losses, {"accuracy": 0.5}, 1.0)
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    assert read_records(tmp_path) == []
+    for number in (1, 2):
+        append_record(tmp_path, record(number))
+    assert read_records(tmp_path) == [record(1), record(2)]
+
+
+def test_a_line_cut_by_a_kill_and_rounds_without_checkpoint_are_dropped(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        append_record(tmp_path, record(number))
+    with (tmp_path / "rounds.jsonl").open("a") as file:
+        file.write('{"round": 4, "ask')
+    assert keep_records(tmp_path, 2) == [record(1), record(2)]
+    append_record(tmp_path, record(3))
+    assert read_records(tmp_path) == [record(1), record(2), record(3)]
+
+
+def test_what_is_missing_or_damaged_is_one_line(tmp_path: Path) -> None:
+    append_record(tmp_path, record(2))
+    with pytest.raises(UserError, match=r"lacks rounds that the last checkpoint has \(1 to 2\)"):
+        keep_records(tmp_path, 2)
+    (tmp_path / "rounds.jsonl").write_text('{"round": 1}\n')
+    with pytest.raises(UserError, match=r"rounds\.jsonl is damaged .*delete the run's folder"):
+        read_records(tmp_path)

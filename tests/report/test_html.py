@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from PIL import Image
 
 from fedsim.experiment import execute
+from fedsim.federated.record import read_records, write_records
 from fedsim.report.collect import collect
 from fedsim.report.html import (
     count,

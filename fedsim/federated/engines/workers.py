@@ -29,7 +29,10 @@ from fedsim.federated.engines.base import load, reply_of
 from fedsim.federated.progress import LISTENER
 
 RUN_ID = 1
-_REPLY, _PROGRESS = b"R", b"P"
+_REPLY, _PROGRESS, _READY = b"R", b"P", b"S"
+
+START = 300.0
+"""Seconds that a worker may take to start and import what it needs, before its first message counts as work."""
 
 
 def identify(node_id: int) -> None:
@@ -50,6 +53,7 @@ class Worker:
         child.close()
         lifeline.close()
         self.busy_since: float | None = None
+        self._ready = False
         self.message: Message | None = None
 
     def send(self, message: Message, node_config: dict[str, Any], run_config: dict[str, Any]) -> None:
@@ -66,6 +70,9 @@ class Worker:
         try:
             while self._pipe.poll():
                 frame = self._pipe.recv_bytes()
+                if frame[:1] == _READY:
+                    self._ready, self.busy_since = True, time.monotonic()
+                    continue
                 if frame[:1] == _REPLY:
                     self.message = self.busy_since = None
                     return message_from_proto(ProtoMessage.FromString(frame[1:])), progress
@@ -78,7 +85,8 @@ class Worker:
         return None, progress
 
     def expired(self, timeout: float) -> Message | None:
-        """An error reply if the message in work is older than `timeout` seconds."""
+        """An error reply if the message in work is older than `timeout` seconds; starting up is no work."""
+        timeout = timeout if self._ready else max(timeout, START)
         if self.message is None or self.busy_since is None or time.monotonic() - self.busy_since < timeout:
             return None
         reason = f"no reply within {timeout:g} s; its worker was killed"
@@ -117,6 +125,7 @@ def _work(pipe: Connection, lifeline: Connection, client_app: str, threads: int)
         pipe.send_bytes(_PROGRESS + json.dumps([client, iteration, iterations, loss]).encode())
 
     LISTENER.set(listen)
+    pipe.send_bytes(_READY)
     while True:
         try:
             frame = pipe.recv_bytes()
