@@ -57,10 +57,8 @@ def test_a_client_that_raises_costs_its_siblings_nothing(tmp_path: Path) -> None
     assert result(alone)["clients_failed"] == result(together)["clients_failed"] == 1
     assert result(alone)["uploads_rejected"] == result(together)["uploads_rejected"] == 1
     assert result(alone)["model_sha256"] == result(together)["model_sha256"]
-    ledgers = [
-        [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
-        for folder in (alone, together)
-    ]
+    texts = [(folder / "rounds.jsonl").read_text() for folder in (alone, together)]
+    ledgers = [[json.loads(line) for line in text.splitlines()] for text in texts]
     for key in ("asked", "responders", "failed", "rejected", "uplink_bytes", "downlink_bytes", "losses"):
         assert [record[key] for record in ledgers[0]] == [record[key] for record in ledgers[1]], key
     assert "planned fault" in ledgers[1][0]["failed"]["1"]

@@ -51,7 +51,7 @@ def condense_together(
     rows = [int(task.budget.sum()) for task in tasks]
     current = join_states(starts)
 
-    def first_of_all(iteration: int, values: dict[str, list[float]]) -> None:
+    def first_of_all(iteration: int, values: dict[str, Any]) -> None:
         if log is not None:
             log(iteration, _of(values, 0))
 
