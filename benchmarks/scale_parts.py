@@ -24,7 +24,7 @@ from fedsim.build import Parts
 from fedsim.data.partition import IID, IIDConfig
 from fedsim.data.synthetic import SyntheticSet, union
 from fedsim.federated.algorithms.feddm import Sets
-from fedsim.federated.base import Broadcast, Upload
+from fedsim.federated.base import Broadcast, Setting, Upload
 from fedsim.federated.blocks import Envelopes, read_answer, write_answers
 from fedsim.federated.client import Node
 from fedsim.federated.messages import Contract, payload_bytes, read_upload, write_upload
@@ -84,6 +84,14 @@ def together_or_alone(pairs: int) -> None:
         )
 
 
+def random_upload(client: int, setting: Setting) -> Upload:
+    """Ten images of noise, one per class, with a loss curve."""
+    images = torch.randint(0, 256, (10, 1, 28, 28), generator=stream(client), dtype=torch.uint8)
+    mean, std = setting.normalise.mean, setting.normalise.std
+    losses = [(1, 123.4567891), (25, 12.34567891), (50, 1.234567891)]
+    return Upload(client, 1, 60, SyntheticSet(images, torch.arange(10), setting.classes, mean, std), None, losses)
+
+
 def server_steps(count: int, per_node: int) -> None:
     """Milliseconds of the server for one upload of ten images, by step."""
     made = parts()
@@ -91,18 +99,14 @@ def server_steps(count: int, per_node: int) -> None:
     contract = Contract.agree(setting, 1, None, made.config.upload_limits)
     blocks = [range(first, first + per_node) for first in range(0, count, per_node)]
 
-    def upload(client: int) -> Upload:
-        images = torch.randint(0, 256, (10, 1, 28, 28), generator=stream(client), dtype=torch.uint8)
-        mean, std = setting.normalise.mean, setting.normalise.std
-        losses = [(1, 123.4567891), (25, 12.34567891), (50, 1.234567891)]
-        return Upload(client, 1, 60, SyntheticSet(images, torch.arange(10), setting.classes, mean, std), None, losses)
-
-    wire = [write_answers({client: write_upload(upload(client)) for client in block}) for block in blocks]
+    wire = [
+        write_answers({client: write_upload(random_upload(client, setting)) for client in block}) for block in blocks
+    ]
     sent = [recorddict_to_proto(content).SerializeToString() for content in wire]
     came, receipts, cost = [], [], {}
     weights = Broadcast(1, algorithm.init(setting).weights)
     record = RoundRecord(1, *[list(range(count))] * 2, {}, {}, *[dict.fromkeys(range(count), 32451)] * 2)
-    record.losses = {client: list(upload(client).losses) for client in range(count)}
+    record.losses = {client: list(random_upload(client, setting).losses) for client in range(count)}
     with tempfile.TemporaryDirectory() as folder:
         transcript = Transcript(Path(folder), "uploads", "run")
 
