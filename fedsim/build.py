@@ -20,8 +20,8 @@ from fedsim.data.images import Dataset, Images
 from fedsim.data.partition import IIDConfig
 from fedsim.data.split import Split, draw_split
 from fedsim.data.transforms import Normalise
+from fedsim.distill import private
 from fedsim.distill.base import Distiller, Task
-from fedsim.distill.distribution.private_dm import PrivateMatching
 from fedsim.distill.pool import radius_of
 from fedsim.distill.real import RealImages
 from fedsim.federated.base import Algorithm, Setting
@@ -30,7 +30,7 @@ from fedsim.federated.rounds import asked
 from fedsim.models.execution import Execution, Runner
 from fedsim.models.functional import has_batch_norm
 from fedsim.models.network import Network, build_network
-from fedsim.privacy.features import Features
+from fedsim.privacy.agreement import Agreement
 from fedsim.schema import Distillation, Experiment, FederatedRun
 from fedsim.seeding import Streams
 from fedsim.types import UserError
@@ -102,13 +102,13 @@ class Parts:
         )  # fmt: skip
 
     @cached_property
-    def privacy(self) -> Features | None:
-        """What is agreed on differential privacy: every round releases under each network of its pool."""
+    def privacy(self) -> Agreement | None:
+        """What is agreed on differential privacy, for a client that takes part in every round."""
         config: Any = self.config
         if getattr(config, "privacy", None) is None:
             return None
         made = catalog.resolve("privacy", config.privacy.name)
-        return made(config.privacy, config.rounds * config.method.networks.size)
+        return made(config.privacy, config.rounds * private.releases(config.privacy, config.method))
 
     @property
     def asked(self) -> list[int]:
@@ -125,8 +125,8 @@ class Parts:
         assert isinstance(config, FederatedRun)
         chosen = method or config.method
         distiller = self.distiller(chosen) if chosen is not None else None
-        if self.privacy is not None:
-            distiller = PrivateMatching(chosen, self.privacy.config.least)
+        if self.privacy is not None and chosen is not None:
+            distiller = private.distiller(self.privacy, chosen)
         return catalog.resolve("algorithm", config.algorithm.name)(config.algorithm, distiller, chosen, config.server)
 
     def engine(self) -> Engine | Launcher:

@@ -42,11 +42,11 @@ def plan(config: Experiment) -> str:
 def _epsilon(parts: Parts) -> str:
     if parts.privacy is None:
         return "# epsilon: none; no differential privacy is applied"
-    planned, agreed = parts.privacy.result([])["epsilon"], parts.privacy.config
+    planned, agreed = parts.privacy.planned(), parts.privacy.config
     simulated = "; simulated_dp: the noise is seeded and protects nobody" * (agreed.noise == "seeded")
     return (
         f"# epsilon: {planned:.3g} at delta {agreed.delta:g} for one record of one client, noise multiplier "
-        f"{parts.privacy.mechanism.sigma:.4g}, {parts.privacy.number} releases{simulated}"
+        f"{parts.privacy.sigma:.4g}, {parts.privacy.number} releases{simulated}"
     )
 
 

@@ -13,7 +13,7 @@ from fedsim import catalog
 from fedsim.compute import Compute, settle
 from fedsim.config import Choice, Raw, Section, merge, override, read, validate
 from fedsim.data.split import AuditConfig
-from fedsim.distill.distribution import private_dm
+from fedsim.distill import private
 from fedsim.distill.soft_labels import learns_labels
 from fedsim.federated.engines.local import Config as LocalConfig
 from fedsim.federated.faults import Fault
@@ -25,9 +25,6 @@ from fedsim.training.evaluate import EvaluationConfig
 from fedsim.training.ranking import RankingConfig
 from fedsim.training.train import TrainConfig
 from fedsim.types import UserError
-
-PRIVATE = ("feddm", "one_shot")
-"""Algorithms whose clients release nothing but what `privacy` accounts for."""
 
 
 class Controls(Section):
@@ -181,12 +178,8 @@ def _possible(config: Experiment) -> None:
 
 def _private(config: FederatedRun) -> None:
     """Refuse what would release more than is accounted for."""
-    if config.algorithm.name not in PRIVATE:
-        raise UserError(
-            f"privacy: algorithm {config.algorithm.name} sends what is not accounted for; valid: {', '.join(PRIVATE)}"
-        )
-    private_dm.check(config.method)
     agreed: Any = config.privacy
+    private.check(agreed, config.algorithm.name, config.method)
     check_delta(agreed.delta, agreed.public_bound)
     if config.controls.upload_real_subset:
         raise UserError("controls.upload_real_subset: got true; it releases real images; valid under privacy: false")

@@ -25,7 +25,7 @@ from fedsim.distill.drive import Log
 from fedsim.models.execution import AS_WRITTEN, Execution, Runner
 from fedsim.models.functional import model_sha256
 from fedsim.models.network import Network
-from fedsim.privacy.features import Features
+from fedsim.privacy.agreement import Agreement
 from fedsim.seeding import Streams
 from fedsim.types import Params
 
@@ -52,7 +52,7 @@ class Setting:
     """Clients of the federation that hold images."""
     progress: Callable[[str, int, int, str], None] | None = None
     """Told how far the server's own work is: (what, done, of how many, note)."""
-    privacy: Features | None = None
+    privacy: Agreement | None = None
     """What is agreed on differential privacy; None: there is none."""
 
     def runner(self) -> Runner:

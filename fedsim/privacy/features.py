@@ -1,89 +1,32 @@
-"""`privacy: features`: what is agreed before any data is seen, and what a client makes of it.
-
-Every number here is public and the same for all clients. With `target_epsilon` the noise multiplier follows from how
-many releases the run is going to make: rounds times networks of a round, for a client that takes part in all of them.
-"""
+"""`privacy: features`: noisy class sums of what networks see in a record (mechanism.py)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from fedsim.config import Section
-from fedsim.privacy.accountant import Releases, guarantee, noise_for
-from fedsim.privacy.ledger import Ledger, check_delta, statement, worst
+from fedsim.privacy.agreement import Agreement, Terms
 from fedsim.privacy.mechanism import Mechanism
-from fedsim.privacy.noise import Noise, SeededNoise, SystemNoise
-from fedsim.seeding import Streams
-from fedsim.types import UserError
 
 
-class Config(Section):
+class Config(Terms):
     """Noisy class sums of features: the network targets of a round are released once, steps cost nothing further."""
 
     name: Literal["features"] = "features"
     clip: float = Field(default=4.0, gt=0, allow_inf_nan=False)
     """C: norm that a record's centred features are clipped to."""
     kappa: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """κ: size of the entry that a record adds to the noisy count of its class."""
-    sigma: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """σ: noise deviation over the sensitivity √(C² + κ²). Give this or target_epsilon."""
-    target_epsilon: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """ε of the whole run for each client; σ follows."""
-    delta: float = Field(default=1e-5, gt=0, lt=1)
-    """δ: fixed, public, the same for all clients; less than 1/public_bound."""
-    adjacency: Literal["add_remove", "replace"] = "add_remove"
-    """What neighbouring data sets differ in: a record more or less, or another value of one."""
-    public_bound: int = Field(ge=1)
-    """A number of records that no client exceeds, known without looking at their data."""
+    """κ: size of the entry that a record adds to the noisy count of its class; the sensitivity is √(C² + κ²)."""
     least: float = Field(default=10.0, gt=0)
     """n_min: records under which a noisy count is not believed; such a class is left out of the upload."""
-    noise: Literal["system", "seeded"] = "system"
-    """`system`: the operating system's cryptographic generator; `seeded`: a simulation of it that can be repeated,
-    which protects nobody and is labelled simulated_dp."""
-
-    @model_validator(mode="after")
-    def _one_of_two(self) -> Config:
-        if (self.sigma is None) == (self.target_epsilon is None):
-            raise ValueError("give exactly one of sigma and target_epsilon")
-        return self
 
 
-class Features:
-    """The agreement of a run: the mechanism, and each client's ledger and noise."""
+class Features(Agreement):
+    """The agreement of a run whose clients release class sums of features."""
 
     Config = Config
 
     def __init__(self, config: Config, releases: int) -> None:
-        """`releases`: of one client in the whole run, at most."""
-        check_delta(config.delta, config.public_bound)
-        self.config, self.number = config, releases
-        sigma = config.sigma
-        if sigma is None:
-            assert config.target_epsilon is not None, "the config has one of the two"
-            sigma = noise_for(config.target_epsilon, config.delta, releases, adjacency=config.adjacency)
-        self.mechanism = Mechanism(config.clip, config.kappa, sigma)
-
-    def ledger(self, folder: Path | None) -> Ledger:
-        """That of the client who owns the folder."""
-        if folder is None:
-            raise UserError("privacy: a client without a folder cannot keep a ledger; give its node a store")
-        return Ledger(folder, self.config.delta, self.config.adjacency)
-
-    def noise(self, streams: Streams) -> Callable[[str], Noise]:
-        """Question → source of its noise; `streams` are the client's, read for a simulation only."""
-        if self.config.noise == "system":
-            return lambda question: SystemNoise()
-        return lambda question: SeededNoise(streams.generator("noise", question))
-
-    def result(self, clients: Sequence[tuple[Path, int]]) -> dict[str, Any]:
-        """What result.json says, from the ledgers (folder, records) that can be read here; ε is of the worst client."""
-        planned = guarantee(
-            [Releases(self.mechanism.sigma, self.number)], self.config.delta, self.config.adjacency
-        ).epsilon
-        said = [statement(self.ledger(folder), self.config.public_bound, records) for folder, records in clients]
-        found = worst(said) if said else {"label": "ledgers stay with the clients", "epsilon": planned}
-        return {"planned_epsilon": planned, "ledgers": len(said), "sigma": self.mechanism.sigma} | found
+        super().__init__(config, releases)
+        self.mechanism = Mechanism(config.clip, config.kappa, self.sigma, config.rate)
