@@ -19,7 +19,8 @@ def check(privacy: Any, algorithm: str, method: Section | None) -> None:
     valid = ALGORITHMS[privacy.name]
     if algorithm not in valid:
         raise UserError(
-            f"privacy: algorithm {algorithm} sends what is not accounted for; valid under {privacy.name}: {', '.join(valid)}"
+            f"privacy: algorithm {algorithm} sends what is not accounted for; valid under {privacy.name}: "
+            f"{', '.join(valid)}"
         )
     private_dm.check(method)
 
