@@ -19,7 +19,7 @@ from fedsim.federated.base import ClientView, ServerState, Setting, network_with
 from fedsim.federated.blocks import node_count
 from fedsim.federated.engines.base import Engine, Job
 from fedsim.federated.messages import Contract
-from fedsim.federated.record import RoundRecord
+from fedsim.federated.record import RoundRecord, spent
 from fedsim.federated.rounds import Server, run_rounds
 from fedsim.federated.transcript import Transcript
 from fedsim.models.functional import model_sha256
@@ -29,6 +29,7 @@ from fedsim.schema import FederatedRun
 from fedsim.training.intervals import wilson
 from fedsim.training.train import TrainConfig, accuracy, fit
 from fedsim.types import Params
+from fedsim.workload import round_flops
 
 Val = Callable[[ServerState], float]
 
@@ -89,6 +90,7 @@ def _rounds(
         transcript=_transcript(run, config),
         available=parts.asked,
         score=on_val,
+        flops=round_flops(parts),
         console=terminal,
         nodes=nodes,
         connect_timeout=engine.connect_timeout,
@@ -191,8 +193,7 @@ def _result(
         "controls": controls,
         "rounds": state.round,
         "accuracy_by_round": [record.metrics["accuracy"] for record in records],
-        "uplink_bytes": sum(sum(record.uplink_bytes.values()) for record in records),
-        "downlink_bytes": sum(sum(record.downlink_bytes.values()) for record in records),
+        **spent(records, round_flops(parts)),
         "synthetic_images": images,
         "synthetic_images_released": int(sum(record.metrics.get("synthetic_images", 0) for record in records)),
         "real_images": len(parts.split.train),

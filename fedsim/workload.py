@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Int64
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from fedsim.build import Parts
 from fedsim.compute import Compute
 from fedsim.distill.cost import Passes
+from fedsim.federated.record import Flops
 from fedsim.models.execution import has_compiler
 from fedsim.models.functional import has_batch_norm
 from fedsim.models.network import Network
@@ -27,8 +31,29 @@ WORKERS = 2
 
 def federated(parts: Parts) -> tuple[Passes, Passes]:
     """One round at full participation: all clients together, and the server."""
-    counts = [parts.images(positions).counts(parts.dataset.num_classes) for positions in parts.split.client]
-    return parts.algorithm().passes(counts)
+    return parts.algorithm().passes(holdings(parts))
+
+
+def holdings(parts: Parts) -> list[Int64[Tensor, "k"]]:
+    """Images of each class at each client."""
+    labels, classes = parts.dataset.train.labels, parts.dataset.num_classes
+    return [torch.bincount(labels[torch.from_numpy(held)], minlength=classes) for held in parts.split.client]
+
+
+def round_flops(parts: Parts) -> Flops:
+    """Operations of a round that these clients answer: theirs together, and the server's.
+
+    What a failed or rejected client computed is not known and does not count.
+    """
+    algorithm, counts = parts.algorithm(), holdings(parts)
+    network = parts.fresh()(parts.streams.generator("template"))
+    each = flops_per_image(network, parts.dataset.image_shape)
+
+    def flops(clients: Sequence[int]) -> tuple[float, float]:
+        theirs, server = algorithm.passes([counts[client] for client in clients])
+        return theirs.flops(each), server.flops(each)
+
+    return flops
 
 
 def central(parts: Parts) -> Passes:

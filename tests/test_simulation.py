@@ -66,6 +66,18 @@ def test_a_client_that_raises_costs_its_siblings_nothing(tmp_path: Path) -> None
     assert "planned fault" in ledgers[1][0]["failed"]["1"]
 
 
+def test_operations_are_counted_round_by_round_over_those_who_answered(tmp_path: Path) -> None:
+    faults = [{"name": "raise", "client": 1, "round": 1}, {"name": "nan", "client": 2, "round": 2}]
+    words: dict[str, Any] = {"partition": {"clients": 5}, "faults": faults}
+    folder = run(tmp_path, **FEDAVG, **words)
+    lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+    each = 2 * (64 * 9 * 4 + 16 * 9 * 4 * 4 + 16 * 10)  # 1294 images of five clients, one without a share of a round
+    held = [259, 259, 259, 259, 258]
+    assert [line["client_flops"] for line in lines] == [3 * each * (1294 - held[lost]) for lost in (1, 2)]
+    assert result(folder)["client_flops"] == sum(line["client_flops"] for line in lines)
+    assert result(folder)["server_flops"] == 0 == lines[0]["server_flops"]
+
+
 def test_the_server_gets_uploads_without_tensors_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from fedsim.federated.algorithms.feddm import FedDM
 

@@ -11,7 +11,7 @@ from fedsim.compute import Compute, settle
 from fedsim.distill.cost import Passes
 from fedsim.schema import load_distillation, load_run
 from fedsim.types import UserError
-from fedsim.workload import central, federated, flops_per_image, scoring, settle_compile, settled
+from fedsim.workload import central, federated, flops_per_image, round_flops, scoring, settle_compile, settled
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 RUN = CONFIGS / "quickstart/feddm_digits.yaml"
@@ -60,6 +60,15 @@ def test_a_federated_round_counts_every_client_and_the_server() -> None:
     clients, server = federated(here)
     assert clients == Passes(7 * sum(int(count.sum()) for count in counts), 50 * synthetic)
     assert server == Passes(training=3 * synthetic)
+
+
+@pytest.mark.parametrize("answered", [[], [3], [0, 4, 9]])
+def test_operations_of_a_round_are_of_those_who_answered(answered: list[int]) -> None:
+    here = parts("method.networks.size=7", "method.iterations=50", "server.epochs=3", "method.ipc=2")
+    counts = [here.images(here.split.client[client]).counts(10) for client in answered]
+    real, synthetic = sum(int(one.sum()) for one in counts), sum(int(one.clamp(max=2).sum()) for one in counts)
+    each = 2 * (64 * 9 * 32 + 16 * 9 * 32 * 32 + 128 * 10)
+    assert round_flops(here)(answered) == (each * (7 * real + 2 * 50 * synthetic), each * 3 * 3 * synthetic)
 
 
 def test_fresh_networks_see_the_real_images_every_step() -> None:

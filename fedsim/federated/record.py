@@ -7,7 +7,7 @@ not grow with the rounds before it. Lines beyond the last checkpoint are of roun
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from fedsim.runs import write_atomic
 from fedsim.types import UserError
 
 FILE = "rounds.jsonl"
+Flops = Callable[[Sequence[int]], tuple[float, float]]
+"""Operations of a round that these clients answer: theirs together, and the server's."""
 
 
 @dataclass
@@ -32,6 +34,9 @@ class RoundRecord:
     losses: dict[int, list[tuple[int, float]]] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    client_flops: float | None = None
+    """Operations of the responders together; None in a round of a version that did not count them."""
+    server_flops: float | None = None
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> RoundRecord:
@@ -41,6 +46,17 @@ class RoundRecord:
         for client, logged in values["losses"].items():
             values["losses"][client] = [(int(at), float(loss)) for at, loss in logged]
         return cls(**values)
+
+
+def spent(records: Sequence[RoundRecord], flops: Flops) -> dict[str, Any]:
+    """What all rounds cost, under the names of result.json; operations are counted anew from who answered."""
+    operations = [flops(record.responders) for record in records]
+    return {
+        "uplink_bytes": sum(sum(record.uplink_bytes.values()) for record in records),
+        "downlink_bytes": sum(sum(record.downlink_bytes.values()) for record in records),
+        "client_flops": sum(clients for clients, _ in operations),
+        "server_flops": sum(server for _, server in operations),
+    }
 
 
 def append_record(folder: Path, record: RoundRecord) -> None:

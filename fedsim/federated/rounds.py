@@ -23,7 +23,7 @@ from fedsim.federated.blocks import Envelopes, read_answer
 from fedsim.federated.deadline import lifetime
 from fedsim.federated.messages import Contract, Rejected, failure, payload_bytes, read_upload, write_failure
 from fedsim.federated.nodes import Absent, Nodes
-from fedsim.federated.record import RoundRecord, append_record, keep_records
+from fedsim.federated.record import Flops, RoundRecord, append_record, keep_records
 from fedsim.federated.transcript import Receipt, StoredUploads, Transcript
 from fedsim.runs import RunDirectory
 from fedsim.seeding import Streams
@@ -71,6 +71,8 @@ class Server:
     """Clients that hold images."""
     score: Callable[[ServerState], float]
     """Accuracy of the server's model on `val`."""
+    flops: Flops
+    """What a round computes."""
     console: Console
     nodes: int
     """Nodes that the clients are spread over."""
@@ -97,6 +99,7 @@ def run_rounds(grid: Grid, server: Server) -> tuple[ServerState, list[RoundRecor
             raise RunFailed(_too_few(record, server.participation.min_replies))
         state, record.metrics = server.algorithm.server(server.setting, state, uploads, streams.at("server"))
         record.metrics["accuracy"] = server.score(state)
+        record.client_flops, record.server_flops = server.flops(record.responders)
         record.seconds = time.monotonic() - started
         records.append(record)
         _store(server, state, record)
