@@ -26,6 +26,7 @@ from fedsim.distill.pool import radius_of
 from fedsim.distill.real import RealImages
 from fedsim.federated.base import Algorithm, Setting
 from fedsim.federated.engines.base import Engine, Launcher
+from fedsim.federated.faults import check_faults
 from fedsim.federated.rounds import asked
 from fedsim.models.execution import Execution, Runner
 from fedsim.models.functional import has_batch_norm
@@ -216,11 +217,8 @@ def check(parts: Parts) -> None:
     if not isinstance(parts.config, FederatedRun):
         return
     config, clients = parts.config, len(parts.split.client)
-    for fault in config.faults:
-        if fault.client >= clients:
-            raise UserError(f"faults: client {fault.client} does not exist; valid: 0 to {clients - 1}")
-        if fault.round > config.rounds:
-            raise UserError(f"faults: round {fault.round} does not exist; valid: 1 to {config.rounds}")
+    watched = config.engine.name != "local" or config.compute.workers > 0
+    check_faults(config.faults, clients, config.rounds, watched=watched)
     _check_algorithm(parts, config)
     most = asked(config.participation.fraction, len(parts.asked))
     if config.participation.min_replies > most:

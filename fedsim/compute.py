@@ -29,8 +29,9 @@ class Compute(Section):
     """Networks of an evaluation: one after another, or stacked, uncompiled; auto: vmap on a GPU without batch norm."""
     threads: int = Field(default=1, ge=1, le=1024)
     """torch threads of each process; other counts give other sums."""
-    workers: int = Field(default=1, ge=1, le=1024)
-    """Client processes of the local engine; no influence on the result."""
+    workers: int = Field(default=1, ge=0, le=1024)
+    """Client processes of the local engine; no influence on the result. 0: none, clients work in the run's own process
+    (for a debugger, and for sweeps of small runs), where one that never answers cannot be given up."""
 
     def execution(self) -> Execution:
         """How networks are run; every `auto` must be resolved."""

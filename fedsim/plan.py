@@ -64,7 +64,7 @@ def _federated(parts: Parts, config: FederatedRun, forward: float, backward: flo
         soft = 2 * parts.dataset.num_classes if learns_labels(config.method) else 0
         up = images * (parts.dataset.train.pixels[0].numel() + 8 + soft)
     all_clients, server = (_seconds(passes, forward, backward) for passes in federated(parts))
-    workers = min(config.compute.workers, node_count(len(clients), config.participation.per_node))
+    workers = min(max(1, config.compute.workers), node_count(len(clients), config.participation.per_node))
     wall = config.rounds * share * (all_clients / workers + server)
     return [
         f"# {len(clients)} clients, {images} synthetic images a round at full participation",

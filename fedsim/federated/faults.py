@@ -11,6 +11,7 @@ from flwr.app import Array, ArrayRecord, RecordDict
 from pydantic import Field
 
 from fedsim.config import Section
+from fedsim.types import UserError
 
 
 class Fault(Section):
@@ -22,6 +23,17 @@ class Fault(Section):
     """Partition id."""
     round: int = Field(default=1, ge=1)
     """Round in which it happens."""
+
+
+def check_faults(faults: Sequence[Fault], clients: int, rounds: int, *, watched: bool) -> None:
+    """Refuse what cannot happen, and a silence that nobody would end: unless `watched`, no process can be killed."""
+    for fault in faults:
+        if fault.client >= clients:
+            raise UserError(f"faults: client {fault.client} does not exist; valid: 0 to {clients - 1}")
+        if fault.round > rounds:
+            raise UserError(f"faults: round {fault.round} does not exist; valid: 1 to {rounds}")
+        if fault.name == "silent" and not watched:
+            raise UserError("faults: a silent client would hang a run without workers; give compute.workers=1 or more")
 
 
 def before_work(faults: Sequence[Fault], client: int, round_number: int) -> None:

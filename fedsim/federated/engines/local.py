@@ -41,17 +41,17 @@ class Local:
         self.config = config
 
     def run(self, job: Job, serve: Serve) -> None:
-        """Run the ServerApp in this process, its clients in the grid's workers."""
-        grid = LocalGrid(
-            job.client_app,
-            job.run_config,
-            {"folder": str(job.store)},
-            nodes=job.nodes,
-            workers=job.workers,
-            threads=job.threads,
-            timeout=job.timeout,
-            progress=job.progress,
-        )
+        """Run the ServerApp in this process, its clients in the grid's workers, or here if there are none."""
+        from fedsim.federated.engines.inline import InlineGrid
+
+        settings = (job.client_app, job.run_config, {"folder": str(job.store)})
+        if job.workers:
+            grid = LocalGrid(
+                *settings, nodes=job.nodes, workers=job.workers, threads=job.threads, timeout=job.timeout,
+                progress=job.progress,
+            )  # fmt: skip
+        else:
+            grid = InlineGrid(*settings, nodes=job.nodes, progress=job.progress)
         identify(0)
         with grid:
             server_app(serve)(grid, Context(RUN_ID, 0, {}, RecordDict(), job.run_config))
@@ -77,7 +77,7 @@ class LocalGrid(Grid):
         self._nodes, self._timeout, self._progress = nodes, timeout, progress
         self._queue: deque[Message] = deque()
         self._replies: dict[str, Message] = {}
-        self._workers = [Worker(client_app, threads) for _ in range(max(1, min(workers, nodes)))]
+        self._workers = [Worker(client_app, threads) for _ in range(min(workers, nodes))]
         self._run = Run.create_empty(RUN_ID)
 
     def __enter__(self) -> LocalGrid:

@@ -134,11 +134,12 @@ def _work(pipe: Connection, lifeline: Connection, client_app: str, threads: int)
         (size,) = struct.unpack("<Q", frame[:8])
         configs = json.loads(frame[8 : 8 + size])
         message = message_from_proto(ProtoMessage.FromString(frame[8 + size :]))
-        reply = _call(app, message, configs)
+        reply = called(app, message, configs)
         pipe.send_bytes(_REPLY + message_to_proto(reply).SerializeToString())
 
 
-def _call(app: Any, message: Message, configs: dict[str, Any]) -> Message:
+def called(app: Any, message: Message, configs: dict[str, Any]) -> Message:
+    """The app's reply, as the node that the message is for."""
     node_id = message.metadata.dst_node_id
     identify(node_id)
     context = Context(RUN_ID, node_id, configs["node"], RecordDict(), configs["run"])
