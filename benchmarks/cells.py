@@ -10,25 +10,17 @@ import argparse
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+
+import federated_cells
+from cell import Cell, seeds
+
+from fedsim.config import override, read
+from fedsim.experiment import execute
+from fedsim.schema import load_distillation, load_run
 
 RESULTS = Path(__file__).parent / "results"
 KEPT = ("config.yaml", "manifest.json", "metrics.jsonl", "result.json")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of one table."""
-
-    name: str
-    command: str
-    config: str
-    overrides: tuple[str, ...] = ()
-
-
-def _seeds(name: str, command: str, config: str, overrides: tuple[str, ...], seeds: range) -> list[Cell]:
-    return [Cell(f"{name}-s{seed}", command, config, (*overrides, f"seed={seed}")) for seed in seeds]
 
 
 MNIST, FEDAVG = "configs/federated/mnist_feddm.yaml", "configs/federated/mnist_fedavg.yaml"
@@ -148,10 +140,10 @@ def digits_options() -> list[Cell]:
 def groups() -> dict[str, list[Cell]]:
     """Every table's cells."""
     table: dict[str, list[Cell]] = {
-        "digits_feddm": _seeds("feddm", "run", "configs/quickstart/feddm_digits.yaml", (), range(5)),
-        "mnist_feddm": _seeds("ipc10", "run", MNIST, (), range(3)),
-        "mnist_feddm_ipc1": _seeds("ipc1", "run", MNIST, ("method.ipc=1",), range(3)),
-        "mnist_feddm_2classes": _seeds("ipc10", "run", MNIST, TWO_CLASSES, range(3)),
+        "digits_feddm": seeds("feddm", "run", "configs/quickstart/feddm_digits.yaml", (), range(5)),
+        "mnist_feddm": seeds("ipc10", "run", MNIST, (), range(3)),
+        "mnist_feddm_ipc1": seeds("ipc1", "run", MNIST, ("method.ipc=1",), range(3)),
+        "mnist_feddm_2classes": seeds("ipc10", "run", MNIST, TWO_CLASSES, range(3)),
         "digits_shelf": digits_shelf(),
         "digits_options": digits_options(),
         "mnist_shelf_ipc1": shelf(1),
@@ -171,28 +163,34 @@ def groups() -> dict[str, list[Cell]]:
             )
             for lr, epochs in GRID
         ]
-    return table
+    return table | federated_cells.groups()
 
 
-def run(group: str, cell: Cell, workers: int, scratch: Path) -> dict[str, object]:
+def run(group: str, cell: Cell, workers: int | None, scratch: Path) -> dict[str, object]:
     """Run one cell unless it is kept; returns its result.json."""
     kept = RESULTS / group / cell.name
     if not (kept / "result.json").is_file():
-        words = [
-            sys.executable,
-            "-m",
-            "fedsim",
-            cell.command,
-            cell.config,
-            *cell.overrides,
-            f"compute.workers={workers}",
-        ]
-        done = subprocess.run([*words, "--out", str(scratch)], stdout=subprocess.PIPE, text=True, check=True)
-        folder = Path(done.stdout.strip().splitlines()[-1])
+        words = [cell.command, cell.config, *cell.overrides]
+        words += [f"compute.workers={workers}"] if workers is not None else []
+        alone = override(read(Path(cell.config)), words[2:]).get("compute", {}).get("workers") == 0
+        folder = (_here if alone else _elsewhere)(words, scratch)
         kept.mkdir(parents=True, exist_ok=True)
         for name in KEPT:  # where the scratch folder lay is nobody's business
             (kept / name).write_text((folder / name).read_text().replace(str(scratch), "runs"))
     return json.loads((kept / "result.json").read_text())
+
+
+def _here(words: list[str], scratch: Path) -> Path:
+    """In this process, for runs so small that starting one would take longer."""
+    load = load_run if words[0] == "run" else load_distillation
+    return execute(load(Path(words[1]), words[2:]), scratch, argv=["fedsim", *words])
+
+
+def _elsewhere(words: list[str], scratch: Path) -> Path:
+    """As a user would."""
+    command = [sys.executable, "-m", "fedsim", *words, "--out", str(scratch)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return Path(done.stdout.strip().splitlines()[-1])
 
 
 def main() -> None:
@@ -200,11 +198,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("group", choices=sorted(groups()))
     parser.add_argument("--cells", nargs="*", help="these cells only, in this order")
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int, help="compute.workers; else as the config says")
     parser.add_argument("--scratch", type=Path, default=Path("runs"))
     options = parser.parse_args()
     cells = {cell.name: cell for cell in groups()[options.group]}
-    for cell in [cells[name] for name in options.cells or cells]:
+    wanted = options.cells or list(cells)
+    for cell in [cells[name] for name in wanted]:
         result = run(options.group, cell, options.workers, options.scratch)
         controls = {name: control["accuracy"] for name, control in result["controls"].items()}  # type: ignore[union-attr]
         print(cell.name, f"{result['accuracy']:.4f}", controls, f"{result['wall_seconds']} s", flush=True)
