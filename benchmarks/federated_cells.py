@@ -19,13 +19,13 @@ LOCAL = (
     "local: {{epochs: {epochs}, lr: {lr}, momentum: 0.0, weight_decay: 0.0, batch_size: {batch}, schedule: constant}}"
 )
 WEIGHTS: dict[str, tuple[tuple[float, ...], str, tuple[float, ...]]] = {
-    "fedavg": ((0.02, 0.05, 0.1, 0.2), "", ()),
-    "fedprox": ((0.1, 0.2), "mu", (0.01, 0.1)),
-    "scaffold": ((0.02, 0.05, 0.1, 0.2), "", ()),
-    "fednova": ((0.02, 0.05, 0.1, 0.2), "", ()),
-    "fedavgm": ((0.05, 0.1), "server_lr", (0.3, 1.0)),
-    "fedadam": ((0.05, 0.1), "server_lr", (0.01, 0.03)),
-    "fedyogi": ((0.05, 0.1), "server_lr", (0.01, 0.03)),
+    "fedavg": ((0.05, 0.1, 0.2, 0.4), "", ()),
+    "fedprox": ((0.2, 0.4), "mu", (0.01, 0.1)),
+    "scaffold": ((0.05, 0.1, 0.2, 0.4), "", ()),
+    "fednova": ((0.05, 0.1, 0.2, 0.4), "", ()),
+    "fedavgm": ((0.1, 0.2), "server_lr", (0.3, 1.0)),
+    "fedadam": ((0.1, 0.2), "server_lr", (0.03, 0.1)),
+    "fedyogi": ((0.1, 0.2), "server_lr", (0.03, 0.1)),
 }
 """Local learning rates of each algorithm, and another setting with its values: four trials each."""
 
@@ -81,28 +81,51 @@ def grid_cells(grids: dict[str, Trials], config: str) -> list[Cell]:
     ]
 
 
-def chosen(grids: dict[str, Trials], group: str) -> dict[str, tuple[str, ...]]:
-    """The trial of each with the highest accuracy on val, of those whose whole grid is kept."""
+def chosen(grids: dict[str, Trials], group: str) -> dict[str, str]:
+    """The trial of each with the highest accuracy on val, of those whose whole grid is kept; the first of equals."""
     best = {}
     for name, found in grids.items():
-        scores = {}
-        for trial in found:
-            path = RESULTS / group / f"{name}-{trial}" / "result.json"
-            if path.is_file():
-                scores[trial] = json.loads(path.read_text())["accuracy_by_round"][-1]
-        if len(scores) == len(found):
-            best[name] = found[max(scores, key=lambda trial: scores[trial])]
+        paths = {trial: RESULTS / group / f"{name}-{trial}" / "result.json" for trial in found}
+        if all(path.is_file() for path in paths.values()):
+            scores = {trial: json.loads(path.read_text())["accuracy_by_round"][-1] for trial, path in paths.items()}
+            best[name] = max(scores, key=lambda trial: scores[trial])
     return best
 
 
-def compared(grids: dict[str, Trials], group: str, config: str, extra: tuple[str, ...], over: range) -> list[Cell]:
-    """The chosen settings of each algorithm for several seeds; the centralised bound beside FedAvg."""
-    bound = "controls.centralised={epochs: 15, lr: 0.05, momentum: 0.9, weight_decay: 0.0, batch_size: 32}"
+BOUND = "controls.centralised={{epochs: {}, lr: 0.05, momentum: 0.9, weight_decay: 0.0, batch_size: {}}}"
+
+
+def compared(grids: dict[str, Trials], config: str, extra: tuple[str, ...], over: range, bound: str) -> list[Cell]:
+    """The settings of each algorithm that were chosen on the digits, for several seeds; the bound beside FedAvg."""
     return [
         cell
-        for name, words in chosen(grids, group).items()
-        for cell in seeds(name, "run", config, (*words, *extra, *((bound,) if name == "fedavg" else ())), over)
+        for name, trial in chosen(digits_grids(), "digits_federated_grid").items()
+        if name in grids
+        for cell in seeds(
+            name, "run", config, (*grids[name][trial], *extra, *((bound,) if name == "fedavg" else ())), over
+        )
     ]
+
+
+def mnist_grids() -> dict[str, Trials]:
+    """The same trials with one local epoch, and condensation for MNIST's budget; the step on images is not transferred."""
+    keys = digits_grids()
+    dm = "name: dm, ipc: 10, iterations: 100, init: noise, optimiser: adam, lr: 0.2, batch_real: 256, networks: {{name: pool, size: 5, {}}}"
+    images = {
+        "feddm": ("algorithm=feddm", f"method={{{dm.format(AROUND)}}}", "server.epochs=30"),
+        "one_shot_dm": (
+            "algorithm=one_shot", f"method={{{dm.format('around: fresh')}}}", "server.epochs=300", "rounds=1",
+            "method.iterations=400", "method.networks.size=20",
+        ),
+        "fedmk": (),
+        "one_shot_fedmk": (
+            "algorithm=one_shot", "method.networks=", "method.iterations=40", "server.epochs=300", "rounds=1"
+        ),
+    }  # fmt: skip
+    return {name: trials(name, 1, 64) for name in WEIGHTS} | {
+        name: {trial: (*words, f"server.lr={trial.partition('server')[2]}") if words else words for trial in keys[name]}
+        for name, words in images.items()
+    }
 
 
 FEDMK = "configs/quickstart/fedmk_digits.yaml"
@@ -128,11 +151,15 @@ def ablations() -> list[Cell]:
 
 def groups() -> dict[str, list[Cell]]:
     """Every federated table's cells."""
-    digits = digits_grids()
+    digits, mnist = digits_grids(), mnist_grids()
     skewed = ("partition.alpha=0.05", "name=digits_skewed")
+    two = ("partition={name: classes_per_client, clients: 10, classes: 2}", "name=mnist_two_classes")
+    some = {name: mnist[name] for name in ("fedmk", "fedavg", "fedprox", "feddm")}
     return {
         "digits_federated_grid": grid_cells(digits, DIGITS),
-        "digits_federated": compared(digits, "digits_federated_grid", DIGITS, (), range(5)),
-        "digits_federated_skewed": compared(digits, "digits_federated_grid", DIGITS, skewed, range(5)),
+        "digits_federated": compared(digits, DIGITS, (), range(5), BOUND.format(15, 32)),
+        "digits_federated_skewed": compared(digits, DIGITS, skewed, range(5), BOUND.format(15, 32)),
         "digits_fedmk_ablations": ablations(),
+        "mnist_federated": compared(mnist, MNIST, (), range(3), BOUND.format(3, 64)),
+        "mnist_federated_two_classes": compared(some, MNIST, two, range(3), BOUND.format(3, 64)),
     }
