@@ -1,7 +1,9 @@
-"""One hash on three engines, and a SuperLink that is treated badly: `python benchmarks/engines.py [hash] [faults]`.
+"""One hash on three engines, and a SuperLink treated badly: `python benchmarks/engines.py [hash] [algorithms] [faults]`.
 
 `hash`    the digits quickstart with 2 and 10 clients on local, ray and superlink (2 SuperNodes), each in two folders:
           model hash, bytes, seconds, and the peak memory of all processes of the run together (PSS, sampled).
+`algorithms`  FedMK, SCAFFOLD (whose clients remember) and private FedDM (whose clients keep a ledger; seeded noise) with
+          four clients and small budgets, once on each engine; every client's ledger is read again after the run.
 `faults`  FedAvg with a network of 200 MB on a SuperLink: a client raises in round 1, a SuperNode is killed in the
           middle of round 2; then TLS with a wrong certificate. Prints what the run says of it, and judges it.
 """
@@ -22,10 +24,18 @@ from fedsim.federated.engines import certificates, keeper
 from fedsim.federated.engines.deployment import Deployment
 from fedsim.federated.engines.processes import Processes
 from fedsim.federated.engines.submission import Flwr, prepare
+from fedsim.privacy import ledger
 from fedsim.types import RunFailed
 
 COMMAND = [sys.executable, "-m", "fedsim", "run"]
 QUICKSTART = [*COMMAND, "configs/quickstart/feddm_digits.yaml", "controls.upload_real_subset=false"]
+SMALL = {
+    "fedmk": ["rounds=3", "algorithm.generator.steps=40", "method.iterations=8", "server.epochs=30",
+              "controls.upload_real_subset=false"],
+    "scaffold": ["rounds=3", "algorithm.local.epochs=2"],
+    "feddm_private": ["rounds=2", "method.iterations=100", "method.networks.size=5", "server.epochs=50"],
+}  # fmt: skip
+ENGINES = ("local", "ray", "superlink")
 BIG = [
     *COMMAND, "configs/quickstart/fedavg_digits.yaml", "model={name: mlp, depth: 2, width: 7000}", "partition.clients=2",
     "participation.min_replies=1", "algorithm.local.epochs=1", "rounds=3", "engine=superlink",
@@ -78,6 +88,23 @@ def watched(command: list[str], out: Path, act=lambda run: None) -> tuple[Path, 
     return Path(last[0]), text, time.monotonic() - started, most
 
 
+def once(command: list[str], engine: str, clients: int) -> tuple[dict, list[float], float, float]:
+    """result.json, ε of each client's ledger, seconds and memory of a run with all clients, on two SuperNodes if any."""
+    words = [f"engine={engine}", f"partition.clients={clients}", f"participation.min_replies={clients}"]
+    words += [f"participation.per_node={clients // 2}"] if engine == "superlink" else []
+    with tempfile.TemporaryDirectory(prefix="fedsim-engines-") as folder:
+        run, _, seconds, memory = watched([*command, *words], Path(folder))
+        result = json.loads((run / "result.json").read_text())
+        kept = sorted(run.glob(f"clients/*/{ledger.FILE}"))
+        spent = [ledger.Ledger(path.parent, result["delta"], "add_remove").spent().epsilon for path in kept]
+    return result, spent, seconds, sum(memory.values())
+
+
+def identity(result: dict) -> tuple:
+    """What must be the same on every engine."""
+    return (result["model_sha256"], result["uplink_bytes"], result["downlink_bytes"], result["accuracy"])
+
+
 def hashes() -> bool:
     """The table; whether there is one hash per number of clients."""
     print("| clients | engine | seconds | peak memory MB | uplink bytes | downlink bytes | model_sha256 |")
@@ -85,19 +112,34 @@ def hashes() -> bool:
     same = True
     for clients in (2, 10):
         found = set()
-        for engine in ("local", "ray", "superlink"):
-            for _ in range(2):
-                with tempfile.TemporaryDirectory(prefix="fedsim-engines-") as folder:
-                    words = [f"engine={engine}", f"partition.clients={clients}", f"participation.min_replies={clients}"]
-                    words += [f"participation.per_node={clients // 2}"] if engine == "superlink" else []
-                    run, _, seconds, memory = watched([*QUICKSTART, *words], Path(folder))
-                    result = json.loads((run / "result.json").read_text())
-                sizes = (sum(memory.values()), result["uplink_bytes"], result["downlink_bytes"])
-                found.add((result["model_sha256"], *sizes[1:]))
-                numbers = " | ".join(f"{number:,.0f}" for number in (seconds, *sizes))
-                print(f"| {clients} | {engine} | {numbers} | {result['model_sha256'][:16]} |", flush=True)
+        for engine in (engine for engine in ENGINES for _ in range(2)):
+            result, _, seconds, memory = once(QUICKSTART, engine, clients)
+            found.add(identity(result))
+            sizes = (seconds, memory, result["uplink_bytes"], result["downlink_bytes"])
+            numbers = " | ".join(f"{number:,.0f}" for number in sizes)
+            print(f"| {clients} | {engine} | {numbers} | {result['model_sha256'][:16]} |", flush=True)
         same = same and len(found) == 1
     print("one hash per number of clients, and the same bytes" if same else "DIFFERENT")
+    return same
+
+
+def algorithms() -> bool:
+    """The table; whether each algorithm has one hash, the same bytes and the same ε, on result and in all ledgers."""
+    print("| algorithm | engine | seconds | uplink bytes | downlink bytes | accuracy | ε (ledgers) | model_sha256 |")
+    print("| --- | --- | --: | --: | --: | --: | --: | --- |")
+    same = True
+    for name, words in SMALL.items():
+        command, found = [*COMMAND, f"configs/quickstart/{name}_digits.yaml", *words], set()
+        for engine in ENGINES:
+            result, spent, seconds, _ = once(command, engine, 4)
+            found.add((*identity(result), result["epsilon"], *spent))
+            paid = "none" if result["epsilon"] is None else f"{result['epsilon']:.3f} ({len(spent)})"
+            same = same and (not spent or (len(spent) == 4 and max(spent) == result["epsilon"]))
+            numbers = f"{seconds:,.0f} | {result['uplink_bytes']:,} | {result['downlink_bytes']:,}"
+            tail = f"{result['accuracy']:.4f} | {paid} | {result['model_sha256'][:16]}"
+            print(f"| {name} | {engine} | {numbers} | {tail} |", flush=True)
+        same = same and len(found) == 1
+    print("one hash per algorithm, the same bytes and the same ε" if same else "DIFFERENT")
     return same
 
 
@@ -176,7 +218,8 @@ def wrong_certificate() -> bool:
 
 
 if __name__ == "__main__":
-    chosen = sys.argv[1:] or ["hash", "faults"]
+    chosen = sys.argv[1:] or ["hash", "algorithms", "faults"]
     verdicts = [faults(), wrong_certificate()] if "faults" in chosen else []
     verdicts += [hashes()] if "hash" in chosen else []
+    verdicts += [algorithms()] if "algorithms" in chosen else []
     sys.exit(not all(verdicts))

@@ -165,12 +165,14 @@ def _centralised(parts: Parts, config: TrainConfig, terminal: Terminal) -> dict[
     return {"accuracy": tested, "images": len(images), "labels": "hard"}
 
 
-def _privacy(run: RunDirectory, parts: Parts) -> dict[str, Any]:
+def _privacy(run: RunDirectory, parts: Parts, records: Sequence[RoundRecord]) -> dict[str, Any]:
     """ε, δ, and where there is an ε the statement behind it, from the ledgers of clients that work on this machine."""
     if parts.privacy is None:
         return {"epsilon": None, "delta": None}
     folders = ((run.path / f"clients/client_{client:04d}", len(held)) for client, held in enumerate(parts.split.client))
-    found = parts.privacy.result([(folder, held) for folder, held in folders if (folder / FILE).is_file()])
+    here = [(folder, held) for folder, held in folders if (folder / FILE).is_file()]
+    asked = {client for record in records for client in record.asked}
+    found = parts.privacy.result(here, elsewhere=max(0, len(asked) - len(here)))
     return {"epsilon": found["epsilon"], "delta": parts.privacy.config.delta, "privacy": found}
 
 
@@ -197,7 +199,7 @@ def _result(
         "synthetic_images": images,
         "synthetic_images_released": int(sum(record.metrics.get("synthetic_images", 0) for record in records)),
         "real_images": len(parts.split.train),
-        **_privacy(run, parts),
+        **_privacy(run, parts, records),
         "clients_failed": sum(len(record.failed) for record in records),
         "uploads_rejected": sum(len(record.rejected) for record in records),
         "clients_empty": [client for client, positions in enumerate(parts.split.client) if not len(positions)],

@@ -86,6 +86,11 @@ def _work(node: Node, client: int, broadcast: Broadcast) -> Upload:
     if upload is None:
         upload = node.algorithm.client(view_of(node, client, broadcast), broadcast, streams_of(node, client, broadcast))
         keep(node, upload, broadcast, (client,))
+    if node.setting.privacy is not None and (upload.examples != 1 or upload.losses):
+        raise UserError(
+            "privacy: the algorithm's reply holds a number of images or losses, which are exact; valid: examples 1 and "
+            "no losses"
+        )
     return upload
 
 

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from fedsim.config import Section
 from fedsim.privacy.accountant import Releases, guarantee, noise_for
-from fedsim.privacy.ledger import Ledger, check_delta, statement, worst
+from fedsim.privacy.ledger import SIMULATED, Ledger, check_delta, statement, worst
 from fedsim.privacy.mechanism import Mechanism
 from fedsim.privacy.noise import Noise, SeededNoise, SystemNoise
 from fedsim.seeding import Streams
@@ -80,9 +80,15 @@ class Agreement:
             [Releases(self.sigma, self.number, self.config.rate)], self.config.delta, self.config.adjacency
         ).epsilon
 
-    def result(self, clients: Sequence[tuple[Path, int]]) -> dict[str, Any]:
-        """What result.json says, from the ledgers (folder, records) that can be read here; ε is of the worst client."""
+    def result(self, clients: Sequence[tuple[Path, int]], elsewhere: int = 0) -> dict[str, Any]:
+        """What result.json says, from the ledgers (folder, records) that can be read here; ε is of the worst client.
+
+        Of the clients `elsewhere`, whose ledgers cannot be read, what was agreed is said: they keep to it unless a kill
+        cost them a release, which only their own ledgers know.
+        """
         planned = self.planned()
         said = [statement(self.ledger(folder), self.config.public_bound, records) for folder, records in clients]
-        found = worst(said) if said else {"label": "ledgers stay with the clients", "epsilon": planned}
-        return {"planned_epsilon": planned, "ledgers": len(said), "sigma": self.sigma} | found
+        if elsewhere or not said:
+            label = SIMULATED if self.config.noise == "seeded" else "dp"
+            said.append({"label": label, "epsilon": planned, "evidence": "planned: ledgers stay with the clients"})
+        return {"planned_epsilon": planned, "ledgers": len(clients), "sigma": self.sigma} | worst(said)

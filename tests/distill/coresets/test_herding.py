@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -74,6 +74,7 @@ def test_all_of_a_class_is_the_class_and_fewer_are_its_first(shape: tuple[int, i
 @given(CLASSES, st.data())
 def test_the_order_of_the_images_does_not_matter(shape: tuple[int, int, int], data: st.DataObject) -> None:
     rows = features(*shape)
+    assume(len(rows) != 2)  # two lie equally far from their mean: rounding chooses
     order = torch.tensor(data.draw(st.permutations(range(len(rows)))))
     count = data.draw(st.integers(1, len(rows)))
     assert order[herd(rows[order], count)].tolist() == herd(rows, count).tolist()

@@ -124,7 +124,8 @@ def test_buffers_of_a_batch_norm_are_averaged_as_in_fedavg() -> None:
     buffers = [name for name in plain if "running" in name or "tracked" in name]
     assert len(buffers) == 3
     for name, value in plain.items():
-        assert torch.equal(after.weights[name], value) == (name in buffers), name
+        if name != "blocks.0.0.bias":  # the batch norm after it takes its gradient away, up to rounding
+            assert torch.equal(after.weights[name], value) == (name in buffers), name
 
 
 def test_it_is_an_algorithm_that_says_how_unequal_the_clients_are() -> None:

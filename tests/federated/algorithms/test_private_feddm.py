@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,17 @@ def test_a_reply_holds_neither_counts_nor_losses(tmp_path, monkeypatch):
     assert len(replies) == 10
     for reply in replies:  # T9
         assert dict(reply.metric_records[METRICS]) == {"examples": 1, "iterations": [], "losses": []}
+
+
+@pytest.mark.parametrize("planted", [{"examples": 321}, {"losses": [(1, 0.5)]}])
+def test_a_reply_with_an_exact_number_is_refused_and_stops_the_run(tmp_path, monkeypatch, planted):
+    """T9, planted into the algorithm: nothing of it leaves the node."""
+    honest = feddm.FedDM.client
+    monkeypatch.setattr(feddm.FedDM, "client", lambda *asked: replace(honest(*asked), **planted))
+    with pytest.raises(UserError, match="privacy: the algorithm's reply holds a number of images or losses") as refused:
+        run(tmp_path, rounds=1)
+    assert not any(number in str(refused.value) for number in ("321", "0.5"))
+    assert not list(tmp_path.rglob("synthetic/**/*.safetensors"))
 
 
 def test_a_client_without_images_is_asked_and_answers_like_any_other(tmp_path):

@@ -31,6 +31,7 @@ pytestmark = [
     pytest.mark.ray,
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra [ray]"),
 ]
+PRIVATE = {"name": "features", "target_epsilon": 8.0, "public_bound": 2000, "noise": "seeded"}
 ENGINES: dict[str, Callable[[], Engine]] = {
     "local": lambda: Local(LocalConfig()),
     "ray": lambda: Ray(Config(cpus=2)),
@@ -103,19 +104,25 @@ def test_a_client_that_hangs_loses_its_actor_and_the_next_message_is_answered(tm
     assert not [pid for pid in pids if alive(pid)]
 
 
-def test_a_whole_run_has_the_hash_of_the_local_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a client that fails, and nodes of two clients: three nodes on two actors."""
+@pytest.mark.parametrize("privacy", [None, PRIVATE], ids=["feddm", "private feddm"])
+def test_a_whole_run_has_the_hash_of_the_local_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, privacy: dict[str, Any] | None
+) -> None:
+    """With a client that fails, and nodes of two clients: three nodes on two actors. What was paid is the same too."""
     monkeypatch.chdir(tmp_path)
     faults = [{"name": "raise", "client": 3, "round": 1}]
     changes = {"partition": {"clients": 5}, "participation": {"per_node": 2}, "faults": faults}
+    changes |= {"privacy": privacy, "method": {"batch_real": 0}} if privacy else {}
     results = {}
     for name, engine in {"local": {"name": "local"}, "ray": {"name": "ray", "cpus": 2}}.items():
         raw = merge(parse_yaml(TINY, "test"), {**changes, "engine": engine})
         folder = execute(resolve(FederatedRun, raw), tmp_path / name)
         results[name] = json.loads((folder / "result.json").read_text())
     assert results["ray"]["clients_failed"] == 1
-    for key in ("model_sha256", "uplink_bytes", "downlink_bytes", "clients_failed", "accuracy"):
+    for key in ("model_sha256", "uplink_bytes", "downlink_bytes", "clients_failed", "accuracy", "epsilon"):
         assert results["ray"][key] == results["local"][key], key
+    assert results["ray"].get("privacy") == results["local"].get("privacy")
+    assert not privacy or results["ray"]["privacy"]["ledgers"] == 5
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,10 @@ from fedsim.types import RunFailed, UserError
 from tests.federated.engines.test_keeper import alive
 from tests.reference.tiny_run import TINY
 
+SCAFFOLD = ["algorithm=scaffold", "method=null", "server=null"]
+PRIVATE = [
+    "privacy={name: features, target_epsilon: 8.0, public_bound: 2000, noise: seeded}", "method.batch_real=0",
+]  # fmt: skip
 SECONDS = 300.0
 """When a test stops waiting for a state; many times what it takes."""
 
@@ -66,13 +70,21 @@ def test_one_hash_and_one_ledger_over_tls_with_two_nodes_that_serve_four_clients
 @pytest.mark.slow
 @pytest.mark.superlink
 @pytest.mark.parametrize(
-    ("number", "code", "status"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGKILL, -9, "running")]
+    ("number", "code", "status", "algorithm"),
+    [
+        (signal.SIGINT, 130, "interrupted", []),
+        (signal.SIGKILL, -9, "running", []),
+        (signal.SIGKILL, -9, "running", SCAFFOLD),
+        (signal.SIGKILL, -9, "running", PRIVATE),
+    ],
+    ids=["interrupted", "killed", "killed, with control variates", "killed, with ledgers"],
 )
 def test_a_run_that_is_cut_off_leaves_no_process_and_goes_on(
-    tmp_path: Path, number: signal.Signals, code: int, status: str
+    tmp_path: Path, number: signal.Signals, code: int, status: str, algorithm: list[str]
 ) -> None:
+    """The SuperNodes that go on are new processes; they find what those before them remembered, and paid."""
     (tmp_path / "tiny.yaml").write_text(TINY)
-    words = ["run", "tiny.yaml", "engine=superlink", "rounds=4", "--out", "runs"]
+    words = ["run", "tiny.yaml", "engine=superlink", "rounds=4", *algorithm, "--out", "runs"]
     command = [sys.executable, "-m", "fedsim", *words]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment) as process:
@@ -88,7 +100,13 @@ def test_a_run_that_is_cut_off_leaves_no_process_and_goes_on(
     subprocess.run([*command, "--resume"], cwd=tmp_path, check=True, env=environment)
     local = [word for word in words if word != "engine=superlink"]
     subprocess.run([sys.executable, "-m", "fedsim", *local], cwd=tmp_path, check=True, env=environment)
-    assert len({result(path)["model_sha256"] for path in tmp_path.glob("runs/*/*")}) == 1
+    found = [result(path) for path in tmp_path.glob("runs/*/*")]
+    assert len(found) == 2
+    for key in ("model_sha256", "uplink_bytes", "downlink_bytes"):
+        assert found[0][key] == found[1][key], key
+    for one in found if algorithm is PRIVATE else []:  # killed between charge and store, a release is paid again
+        assert one["privacy"]["ledgers"] == 2
+        assert one["epsilon"] >= one["privacy"]["planned_epsilon"] * (1 - 1e-9)
 
 
 def wait_until(done: Callable[[], object], otherwise: str) -> None:
