@@ -108,7 +108,7 @@ class Parts:
         if getattr(config, "privacy", None) is None:
             return None
         made = catalog.resolve("privacy", config.privacy.name)
-        return made(config.privacy, config.rounds * private.releases(config.privacy, config.method))
+        return made(config.privacy, private.releases(config.privacy, config.method, config.rounds))
 
     @property
     def asked(self) -> list[int]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from fedsim.config import Section
 from fedsim.distill.base import Distiller
-from fedsim.distill.distribution import private_dm
+from fedsim.distill.distribution import class_means, private_dm
 from fedsim.distill.distribution.private_dm import PrivateMatching
 from fedsim.types import UserError
 
@@ -22,14 +22,17 @@ def check(privacy: Any, algorithm: str, method: Section | None) -> None:
             f"privacy: algorithm {algorithm} sends what is not accounted for; valid under {privacy.name}: "
             f"{', '.join(valid)}"
         )
-    private_dm.check(method)
+    if not isinstance(method, class_means.Config):
+        private_dm.check(method)
 
 
 def distiller(agreed: Any, method: Section) -> Distiller:
     """The condensation of a private owner under that agreement."""
+    if isinstance(method, class_means.Config):
+        return class_means.PrivateClassMeans(method, agreed.config.least)
     return PrivateMatching(method, agreed.config.least)
 
 
-def releases(privacy: Any, method: Any) -> int:
-    """Releases that one client makes in one round, at most."""
-    return method.networks.size
+def releases(privacy: Any, method: Any, rounds: int) -> int:
+    """Releases that one client makes in so many rounds, at most."""
+    return 1 if isinstance(method, class_means.Config) else rounds * method.networks.size
