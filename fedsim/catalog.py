@@ -76,6 +76,7 @@ CATALOG: dict[str, dict[str, str]] = {
     },
     "privacy": {
         "features": "fedsim.privacy.features:Features",
+        "dp_sgd": "fedsim.privacy.dp_sgd:DPSGD",
     },
     "engine": {
         "local": "fedsim.federated.engines.local:Local",
