@@ -108,8 +108,8 @@ class Parts:
         config: Any = self.config
         if getattr(config, "privacy", None) is None:
             return None
-        made = catalog.resolve("privacy", config.privacy.name)
-        return made(config.privacy, config.rounds * private.releases(config.privacy, config.method))
+        made, terms = catalog.resolve("privacy", config.privacy.name), config.privacy
+        return made(terms, private.releases(terms, config.algorithm, config.method, config.rounds))
 
     @property
     def asked(self) -> list[int]:

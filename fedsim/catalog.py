@@ -48,6 +48,7 @@ CATALOG: dict[str, dict[str, str]] = {
         "idc": "fedsim.distill.gradient.idc:EfficientParameterization",
         "model_augmentation": "fedsim.distill.gradient.model_augmentation:ModelAugmentation",
         "meta_knowledge": "fedsim.distill.gradient.meta_knowledge:MetaKnowledge",
+        "class_means": "fedsim.distill.distribution.class_means:ClassMeans",
         "ncfm": "fedsim.distill.distribution.ncfm:NCFM",
         "random": "fedsim.distill.coresets.random:RandomSubset",
         "herding": "fedsim.distill.coresets.herding:Herding",
@@ -75,6 +76,7 @@ CATALOG: dict[str, dict[str, str]] = {
     },
     "privacy": {
         "features": "fedsim.privacy.features:Features",
+        "dp_sgd": "fedsim.privacy.dp_sgd:DPSGD",
     },
     "engine": {
         "local": "fedsim.federated.engines.local:Local",

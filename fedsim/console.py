@@ -84,4 +84,5 @@ class Terminal:
         each = (time.monotonic() - self._started) / (number - self._first_round + 1)
         left = f", about {each * (rounds - number):.0f} s left" if number < rounds else ""
         shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name != "accuracy")
-        self.say(f"round {number}/{rounds}: accuracy on val {metrics['accuracy']:.4f} ({shown}){left}")
+        more = f" ({shown})" if shown else ""
+        self.say(f"round {number}/{rounds}: accuracy on val {metrics['accuracy']:.4f}{more}{left}")

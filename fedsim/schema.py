@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import Field
 
@@ -34,6 +34,9 @@ class Controls(Section):
     """FedDM and its kind: the same rounds with random real images, as many per client and class."""
     centralised: TrainConfig | None = None
     """The upper bound: the run's model so trained on the images of all clients together; null: not trained."""
+    noisy_class_means: bool | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Under privacy: pixel class sums noised once at the run's ε, and the server's training on their means; null: where
+    the noise is seeded, as it is one more release of the same records."""
 
 
 class SetControls(Section):
@@ -90,6 +93,14 @@ class FederatedRun(Experiment):
     """Which controls are run."""
     faults: tuple[Fault, ...] = Field(default=(), strict=False)
     """Planned misbehaviour, to see that the run survives it."""
+
+    @property
+    def means_beside(self) -> bool:
+        """Whether the control `noisy_class_means` is run."""
+        wanted, agreed = self.controls.noisy_class_means, cast(Any, self.privacy)
+        by_itself = agreed is not None and agreed.noise == "seeded" and self.server is not None
+        own = getattr(self.method, "name", None) == "class_means"  # the run is that control
+        return wanted if wanted is not None else by_itself and not own
 
 
 class Distillation(Experiment):
@@ -165,6 +176,9 @@ def _possible(config: Experiment) -> None:
         )
     if isinstance(config, FederatedRun) and config.privacy is not None:
         _private(config)
+    elif isinstance(config, FederatedRun) and config.controls.noisy_class_means:
+        raise UserError("controls.noisy_class_means: got true; it is scored at the epsilon of a private run; valid "
+                        "without privacy: false, null")  # fmt: skip
     networks = getattr(getattr(config, "method", None), "networks", None)
     around = "server" if getattr(networks, "name", None) == "perturb" else getattr(networks, "around", None)
     if isinstance(config, Distillation) and around == "server":
@@ -179,10 +193,16 @@ def _possible(config: Experiment) -> None:
 def _private(config: FederatedRun) -> None:
     """Refuse what would release more than is accounted for."""
     agreed: Any = config.privacy
-    private.check(agreed, config.algorithm.name, config.method)
+    private.check(agreed, config.algorithm.name, config.method, getattr(config.model, "norm", None))
     check_delta(agreed.delta, agreed.public_bound)
     if config.controls.upload_real_subset:
         raise UserError("controls.upload_real_subset: got true; it releases real images; valid under privacy: false")
+    if config.controls.noisy_class_means and agreed.noise != "seeded":
+        raise UserError("controls.noisy_class_means: got true; it is one more release of the same records, which no "
+                        "ledger pays for; valid under noise=system: false, null; or give noise=seeded")  # fmt: skip
+    if config.controls.noisy_class_means and config.server is None:
+        raise UserError("controls.noisy_class_means: got true; the server of this algorithm trains on no images; "
+                        "valid: false, null")  # fmt: skip
     if config.transcript == "none":
         raise UserError("transcript: got none, which drops the clients' folders and their ledgers; valid under "
                         "privacy: uploads, all")  # fmt: skip

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
-
-import numpy as np
 
 from fedsim.build import Parts
 from fedsim.config import to_yaml
 from fedsim.console import Terminal
+from fedsim.controls import beside
 from fedsim.data.partition import cells
-from fedsim.distill.coresets.random import Config as RandomConfig
 from fedsim.distill.soft_labels import learns_labels
-from fedsim.federated.base import ClientView, ServerState, Setting, network_with
+from fedsim.federated.base import ServerState, Setting, network_with
 from fedsim.federated.blocks import node_count
 from fedsim.federated.engines.base import Engine, Job
 from fedsim.federated.messages import Contract
@@ -27,7 +25,7 @@ from fedsim.privacy.ledger import FILE
 from fedsim.runs import RunDirectory
 from fedsim.schema import FederatedRun
 from fedsim.training.intervals import wilson
-from fedsim.training.train import TrainConfig, accuracy, fit
+from fedsim.training.train import accuracy
 from fedsim.types import Params
 from fedsim.workload import round_flops
 
@@ -36,7 +34,7 @@ Val = Callable[[ServerState], float]
 
 def simulate(run: RunDirectory, parts: Parts, terminal: Terminal, engine: Engine) -> dict[str, Any]:
     """Everything `fedsim run` does once the folder is there; returns what result.json says."""
-    setting, algorithm = parts.setting, parts.algorithm()
+    setting = parts.setting
     val = parts.images(parts.split.val)
 
     def on_val(state: ServerState) -> float:
@@ -51,11 +49,7 @@ def simulate(run: RunDirectory, parts: Parts, terminal: Terminal, engine: Engine
         terminal.say(f"{kept} uploads of round {following} are kept")
     state, records = _rounds(run, parts, engine, on_val, terminal)
     before = sum(record.seconds for record in records[: stored[0]]) if stored is not None else 0.0
-    controls: dict[str, Any] = {}
-    if algorithm.budget(setting) and _config(parts).controls.upload_real_subset:
-        controls["upload_real_subset"] = _upload_real_subset(parts, records, on_val, terminal)
-    if (central := _config(parts).controls.centralised) is not None:
-        controls["centralised"] = _centralised(parts, central, terminal)
+    controls = beside(run, parts, records, on_val, terminal)
     found = _result(run, parts, state, records, controls) | {"transcript": _transcript(run, _config(parts)).size()}
     return found | {"seconds_before": before}
 
@@ -121,50 +115,6 @@ def _transcript(run: RunDirectory, config: FederatedRun) -> Transcript:
     return Transcript(run.path, config.transcript, run.path.name)
 
 
-def _upload_real_subset(
-    parts: Parts, records: Sequence[RoundRecord], on_val: Val, terminal: Terminal
-) -> dict[str, Any]:
-    """The same rounds, each accepted client sending as many random real images per class as it sent synthetic ones.
-
-    They are drawn anew each round, as the synthetic ones are made anew: over R rounds up to R times as many real
-    images leave a client. That is a strong control. Its labels are hard whatever the method's are.
-    """
-    terminal.say("control: the same rounds with random real images uploaded instead")
-    method: Any = _config(parts).method
-    algorithm, setting = parts.algorithm(RandomConfig(ipc=method.ipc)), parts.setting
-    state = algorithm.init(setting)
-    rounds = []
-    for record in records:
-        uploads = []
-        for client, broadcast in algorithm.broadcast(state, record.responders).items():
-            view = ClientView(client, setting, parts.images(parts.split.client[client]))
-            streams = setting.streams.at("control", "client", client, "round", record.round)
-            uploads.append(algorithm.client(view, broadcast, streams))
-        state, _ = algorithm.server(setting, state, uploads, setting.streams.at("round", record.round, "server"))
-        rounds.append(on_val(state))
-        terminal.bar("control", record.round, len(records), f"val {rounds[-1]:.4f}")
-    tested = accuracy(
-        network_with(setting, state.weights), parts.dataset.test, setting.normalise, execution=setting.execution
-    )
-    return {"accuracy": tested, "accuracy_by_round": rounds, "labels": "hard"}
-
-
-def _centralised(parts: Parts, config: TrainConfig, terminal: Terminal) -> dict[str, Any]:
-    """One network from the server's first weights, trained on what no party of the federation holds: all images."""
-    terminal.say("control: the same model trained on all clients' images together")
-    setting = parts.setting
-    images = parts.images(np.sort(np.concatenate(parts.split.client))).to(setting.device)
-    network = setting.fresh(setting.streams.generator("server", "init"))
-    rng = setting.streams.at("control", "centralised").generator("train")
-
-    def log(epoch: int, loss: float) -> None:
-        terminal.bar("control", epoch, config.epochs, f"loss {loss:.4f}")
-
-    fit(network, images, setting.normalise, config, rng, execution=setting.execution, progress=log)
-    tested = accuracy(network, parts.dataset.test, setting.normalise, execution=setting.execution)
-    return {"accuracy": tested, "images": len(images), "labels": "hard"}
-
-
 def _privacy(run: RunDirectory, parts: Parts, records: Sequence[RoundRecord]) -> dict[str, Any]:
     """ε, δ, and where there is an ε the statement behind it, from the ledgers of clients that work on this machine."""
     if parts.privacy is None:
@@ -217,7 +167,7 @@ def _result(
 
 def _warn_real(terminal: Terminal, parts: Parts) -> None:
     method: Any = _config(parts).method
-    if method is None:
+    if method is None or parts.privacy is not None:  # noisy sums alone
         return
     init = getattr(method, "init", None)
     if init is None and ":" in method.name:
@@ -227,7 +177,7 @@ def _warn_real(terminal: Terminal, parts: Parts) -> None:
         )
     elif init is None:
         terminal.say(f"warning: method {method.name} selects: what clients upload are real training images")
-    elif init != "noise":
+    elif init not in {"noise", "mean"}:
         terminal.say(f"warning: method.init={init}: uploads start as real training images and can still show them")
 
 

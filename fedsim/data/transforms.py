@@ -55,9 +55,18 @@ class Normalise:
 
     def quantise(self, images: Float[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:
         """Network inputs as the nearest bytes."""
+        return (self.pixels(images) * 255).round().clamp(0, 255).to(torch.uint8)
+
+    def pixels(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """Network inputs as pixels in 0..1."""
         mean, std = self._tensors(images.device)
-        plain = images if self.zca is None else self.zca.undo(images)
-        return ((plain * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+        return (images if self.zca is None else self.zca.undo(images)) * std + mean
+
+    def inputs(self, pixels: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """Pixels in 0..1 as network inputs."""
+        mean, std = self._tensors(pixels.device)
+        plain = (pixels - mean) / std
+        return plain if self.zca is None else self.zca(plain)
 
     def _tensors(self, device: torch.device) -> tuple[Tensor, Tensor]:
         shape = (1, -1, 1, 1)

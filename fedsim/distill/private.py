@@ -6,15 +6,15 @@ from typing import Any
 
 from fedsim.config import Section
 from fedsim.distill.base import Distiller
-from fedsim.distill.distribution import private_dm
+from fedsim.distill.distribution import class_means, private_dm
 from fedsim.distill.distribution.private_dm import PrivateMatching
 from fedsim.types import UserError
 
-ALGORITHMS = {"features": ("feddm", "one_shot")}
+ALGORITHMS = {"features": ("feddm", "one_shot"), "dp_sgd": ("fedavg",)}
 """Mechanism → algorithms whose clients release nothing but what it accounts for."""
 
 
-def check(privacy: Any, algorithm: str, method: Section | None) -> None:
+def check(privacy: Any, algorithm: str, method: Section | None, norm: str | None) -> None:
     """Refuse what would release more than is accounted for, with the reason in one line."""
     valid = ALGORITHMS[privacy.name]
     if algorithm not in valid:
@@ -22,14 +22,22 @@ def check(privacy: Any, algorithm: str, method: Section | None) -> None:
             f"privacy: algorithm {algorithm} sends what is not accounted for; valid under {privacy.name}: "
             f"{', '.join(valid)}"
         )
-    private_dm.check(method)
+    if norm == "batch":
+        raise UserError("model.norm: got batch; under privacy what is computed of a record must not depend on other "
+                        "records; valid: instance, group, layer, none")  # fmt: skip
+    if privacy.name == "features" and not isinstance(method, class_means.Config):
+        private_dm.check(method)
 
 
 def distiller(agreed: Any, method: Section) -> Distiller:
     """The condensation of a private owner under that agreement."""
+    if isinstance(method, class_means.Config):
+        return class_means.PrivateClassMeans(method, agreed.config.least)
     return PrivateMatching(method, agreed.config.least)
 
 
-def releases(privacy: Any, method: Any) -> int:
-    """Releases that one client makes in one round, at most."""
-    return method.networks.size
+def releases(privacy: Any, algorithm: Any, method: Any, rounds: int) -> int:
+    """Releases that one client makes in so many rounds, at most."""
+    if privacy.name == "dp_sgd":
+        return rounds * privacy.local_steps(algorithm.local)
+    return 1 if isinstance(method, class_means.Config) else rounds * method.networks.size

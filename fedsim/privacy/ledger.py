@@ -158,11 +158,14 @@ def check_delta(delta: float, public_bound: int) -> None:
 def assumptions(ledger: Ledger, public_bound: int, records: int) -> list[Assumption]:
     """The premises of the proof, for one client; `records` is compared with the bound and not told."""
     sampled = any(one.rate < 1 for one in ledger.charges)
+    counted = all(one.kappa > 0 for one in ledger.charges)
     return [
         Assumption("noise that nobody can repeat", *_noise(ledger.simulated)),
         Assumption("vectors depend on one record each", "enforced", "batch norm is refused; up to rounding"),
         Assumption("bounded contributions", "enforced", "each record's whole vector is clipped; sums are of integers"),
-        Assumption("every class is released", "enforced", "all classes, held or not, with equal noise; no exact count"),
+        Assumption("every class is released", "enforced", "all classes, held or not, with equal noise; no exact count")
+        if counted else
+        Assumption("nothing but the noisy sums", "enforced", "a public divisor and number of steps; no count, no loss"),
         Assumption(
             "participation of records", "enforced",
             "independent coins with one public rate" if sampled else "every record is in every release",

@@ -54,7 +54,7 @@ class Mechanism:
     clip: float
     """C."""
     kappa: float
-    """κ; its choice splits the noise between the sums and the counts."""
+    """κ; its choice splits the noise between the sums and the counts. 0: no count is released (dp_sgd.py)."""
     sigma: float
     """σ."""
     rate: float = 1.0
@@ -63,7 +63,8 @@ class Mechanism:
     def __post_init__(self) -> None:
         for name in ("clip", "kappa", "sigma", "rate"):
             value = getattr(self, name)
-            if type(value) not in (int, float) or not 0 < value < math.inf or (name == "rate" and value > 1):
+            low = value == 0 and name == "kappa"
+            if type(value) not in (int, float) or not (0 < value < math.inf or low) or (name == "rate" and value > 1):
                 most = "at most 1" if name == "rate" else "finite"
                 raise UserError(f"{name}: got {value!r}; valid: one number for all classes, more than 0 and {most}")
 
@@ -160,10 +161,15 @@ def clipped(rows: Float[Tensor, "n d"], clip: float) -> Float[Tensor, "n d"]:
 
 
 def noised(total: Int64[Tensor, "k e"], mechanism: Mechanism, noise: Noise) -> NoisySum:
-    """ṽ = v + σΔ · N(0, I), on the grid; noise that is not float64 is refused."""
+    """ṽ = v + σΔ · N(0, I)."""
+    values = perturbed(total, mechanism, noise)
+    return NoisySum(values, float(mechanism.kappa), float(mechanism.rate), noise.simulated)
+
+
+def perturbed(total: Int64[Tensor, "*e"], mechanism: Mechanism, noise: Noise) -> Float64[Tensor, "*e"]:
+    """A sum in units of the grid, with noise, on the grid; noise that is not float64 is refused."""
     normal = noise.normal(*total.shape)
     if normal.dtype != torch.float64 or normal.shape != total.shape:
         raise UserError(f"noise: got {normal.dtype} {tuple(normal.shape)}; valid: float64 {tuple(total.shape)}")
     steps = (normal * (mechanism.deviation / mechanism.grid)).round().long()
-    values = (total + steps).double() * mechanism.grid
-    return NoisySum(values, float(mechanism.kappa), float(mechanism.rate), noise.simulated)
+    return (total + steps).double() * mechanism.grid

@@ -8,6 +8,7 @@ Source  McMahan, Moore, Ramage, Hampson, Agüera y Arcas, "Communication-Efficie
         Decentralized Data", AISTATS 2017, arXiv 1602.05629, Algorithm 1.
 Code    none needed; the tests hold the average against Flower's own.
 Differs integer buffers (batch counters of batch norm) are averaged and rounded; the sum is kept in float64.
+        Under `privacy` clients train by dp_sgd.py, and the average is uniform: how many images there are is private.
 Reduces one client: ordinary SGD.
 Cost    per round E passes over every client's images; the uplink is the model, whatever the data. The server holds two
         models in float64 and one upload, however many there are.
@@ -16,7 +17,7 @@ Cost    per round E passes over every client's images; the uplink is the model, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
@@ -80,9 +81,20 @@ class FedAvg:
         return dict.fromkeys(clients, Broadcast(state.round + 1, state.weights))
 
     def client(self, view: ClientView, broadcast: Broadcast, streams: Streams) -> Upload:
-        """E epochs from w_r."""
+        """E epochs from w_r; under privacy noisy steps, and neither how many images there are nor their losses."""
+        if view.setting.privacy is not None:
+            return Upload(view.client, broadcast.round, 1, weights=self._private(view, broadcast))
         weights, losses = self.local(view, broadcast.weights, streams)
         return Upload(view.client, broadcast.round, len(view.images), weights=weights, losses=losses)
+
+    def _private(self, view: ClientView, broadcast: Broadcast) -> Params:
+        """What `privacy: dp_sgd` releases for this broadcast; asked for again, the same (privacy/ledger.py)."""
+        setting, agreed = view.setting, cast(Any, view.setting.privacy)
+        question = f"dp_sgd {broadcast.round} {broadcast.sha256}"
+        source = agreed.noise(setting.streams.at("privacy", view.client))(question)
+        ledger = agreed.ledger(view.store.parent if view.store is not None else None)
+        network, images = network_with(setting, broadcast.weights), view.images.to(setting.device)
+        return agreed.weights(network, images, setting.normalise, self.config.local, question, source, ledger)
 
     def local(
         self, view: ClientView, start: Params, streams: Streams, adjust: Callable[[Network], None] | None = None
@@ -114,8 +126,8 @@ class FedAvg:
     ) -> tuple[ServerState, dict[str, float]]:
         """The average, weighted by the number of images."""
         weights, losses = average(state.weights, uploads)
-        loss = float(torch.tensor(losses).mean()) if losses else 0.0
-        return ServerState(state.round + 1, weights), {"client_loss": loss}
+        known = {"client_loss": float(torch.tensor(losses).mean())} if losses else {}
+        return ServerState(state.round + 1, weights), known
 
     def work(self) -> int:
         """Local epochs."""
