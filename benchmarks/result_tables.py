@@ -40,7 +40,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
-def _not_run(title: str, group: str, note: str) -> str:
+def not_run(title: str, group: str, note: str) -> str:
+    """The place of a table without cells."""
     return f"## {title}\n\n{note}\n\nNot run yet: `python benchmarks/cells.py {group}`.\n"
 
 
@@ -48,7 +49,7 @@ def federated(title: str, group: str, note: str) -> str:
     """FedDM cells: one row per seed, beside the control, and the paired difference."""
     found = cells(group)
     if not found:
-        return _not_run(title, group, note)
+        return not_run(title, group, note)
     rows, ours, theirs = [], [], []
     for name, cell in found.items():
         control = cell["controls"]["upload_real_subset"]
@@ -72,14 +73,14 @@ def federated(title: str, group: str, note: str) -> str:
     ]
     differences = [a - b for a, b in zip(ours, theirs, strict=True)]
     summary = f"Mean {interval(ours)}; control {interval(theirs)}; paired difference {interval(differences)} points."
-    return "\n\n".join([f"## {title}", note, table(header, rows), summary, _source(group, found)]) + "\n"
+    return "\n\n".join([f"## {title}", note, table(header, rows), summary, source(group, found)]) + "\n"
 
 
 def fedavg(title: str, group: str, note: str) -> str:
     """FedAvg's grid: chosen on val, test of the chosen cell only."""
     found = cells(group)
     if not found:
-        return _not_run(title, group, note)
+        return not_run(title, group, note)
     best = max(found, key=lambda name: found[name]["accuracy_by_round"][-1])
     rows = [
         [
@@ -91,14 +92,14 @@ def fedavg(title: str, group: str, note: str) -> str:
         for name, cell in found.items()
     ]  # fmt: skip
     header = ["cell (local lr, epochs)", "val % by round", "test % of the choice", "up MB", "down MB", "s"]
-    return "\n\n".join([f"## {title}", note, table(header, rows), _source(group, found)]) + "\n"
+    return "\n\n".join([f"## {title}", note, table(header, rows), source(group, found)]) + "\n"
 
 
 def distillation(title: str, group: str, note: str) -> str:
     """Central condensations beside random subsets."""
     found = cells(group)
     if not found:
-        return _not_run(title, group, note)
+        return not_run(title, group, note)
     rows = []
     for name, cell in found.items():
         control = cell["controls"]["random_subset"]
@@ -108,7 +109,7 @@ def distillation(title: str, group: str, note: str) -> str:
             cell["accuracy_over"], percent(control["accuracy"]), str(cell["synthetic_images"]), f"{cell['wall_seconds']:.0f}",
         ])  # fmt: skip
     header = ["cell", "test %", "over", "random subset %", "images", "s"]
-    return "\n\n".join([f"## {title}", note, table(header, rows), _source(group, found)]) + "\n"
+    return "\n\n".join([f"## {title}", note, table(header, rows), source(group, found)]) + "\n"
 
 
 PUBLISHED = {
@@ -139,7 +140,7 @@ def shelf(title: str, group: str, note: str) -> str:
     """Every method under one protocol, beside random subsets: those of its own cell, or the cell `random`."""
     found = cells(group)
     if not found:
-        return _not_run(title, group, note)
+        return not_run(title, group, note)
     rows = []
     for name, cell in sorted(found.items(), key=lambda entry: -entry[1]["accuracy"]):
         ours = [sum(one) / len(one) for one in cell["accuracy_values"]]
@@ -157,14 +158,14 @@ def shelf(title: str, group: str, note: str) -> str:
         ])  # fmt: skip
     header = ["method", "test %", "over", "less random subsets, points", "published %", "kB", "s"]
     note += " Seconds are of a machine with other work, some with pauses."
-    return "\n\n".join([f"## {title}", note, table(header, rows), _source(group, found)]) + "\n"
+    return "\n\n".join([f"## {title}", note, table(header, rows), source(group, found)]) + "\n"
 
 
 def curves(title: str, group: str, note: str) -> str:
     """Accuracy on the way: a row for each moment, a column for each method; the control below."""
     found = cells(group)
     if not found:
-        return _not_run(title, group, note)
+        return not_run(title, group, note)
     parts = []
     for name, cell in found.items():
         random = cell["controls"]["random_subset"]
@@ -176,14 +177,14 @@ def curves(title: str, group: str, note: str) -> str:
             f"{cell['wall_seconds'] / 60:.0f} minutes with all scores.",
             table(["iteration", f"{cell['curve']['on']} %"], rows),
         ]
-    return "\n\n".join([f"## {title}", note, *parts, _source(group, found)]) + "\n"
+    return "\n\n".join([f"## {title}", note, *parts, source(group, found)]) + "\n"
 
 
 def architectures(title: str, group: str, note: str) -> str:
     """The sets of every cell under other networks, beside random subsets of their size."""
     found = cells(group)
     if not found:
-        return _not_run(title, group, note)
+        return not_run(title, group, note)
     header, rows = ["scored with"], {}
     for name, cell in found.items():
         header += [f"{name} %", f"less random subsets, {name}"]
@@ -193,10 +194,11 @@ def architectures(title: str, group: str, note: str) -> str:
             apart = f"{100 * middle:+.2f}" + (f" [{100 * ci[0]:+.2f}, {100 * ci[1]:+.2f}]" if ci else "")
             rows.setdefault(model_label(one["model"]), []).extend([interval(points), apart])
     lines = table(header, [[model, *cells_] for model, cells_ in rows.items()])
-    return "\n\n".join([f"## {title}", note, lines, _source(group, found)]) + "\n"
+    return "\n\n".join([f"## {title}", note, lines, source(group, found)]) + "\n"
 
 
-def _source(group: str, found: dict[str, dict[str, Any]]) -> str:
+def source(group: str, found: dict[str, dict[str, Any]]) -> str:
+    """Command, commits and machine behind a table."""
     first = next(iter(found.values()))["manifest"]
     commits = sorted({cell["manifest"]["git"]["commit"][:10] for cell in found.values() if cell["manifest"]["git"]})
     machine = f"{first['cores']} cores, {first['processor']}, {first['device']}, torch {first['versions']['torch']}"

@@ -1,0 +1,131 @@
+"""The tables of federated algorithms in docs/results.md: their grids, their comparison, FedMK's parts, privacy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from federated_cells import chosen, digits_grids
+from result_tables import cells, interval, not_run, percent, source, table
+
+from fedsim.training.intervals import mean_ci
+
+Results = dict[str, dict[str, Any]]
+
+
+def by_name(found: Results) -> dict[str, dict[int, dict[str, Any]]]:
+    """Cells NAME-sSEED as name → seed → result."""
+    grouped: dict[str, dict[int, dict[str, Any]]] = {}
+    for cell, result in found.items():
+        name, _, seed = cell.rpartition("-s")
+        grouped.setdefault(name, {})[int(seed)] = result
+    return grouped
+
+
+def paired(ours: dict[int, dict[str, Any]], theirs: dict[int, dict[str, Any]]) -> str:
+    """Mean difference of the accuracies of equal seeds with its 95% t interval, in points."""
+    common = sorted(ours.keys() & theirs.keys())
+    if not common:
+        return ""
+    middle, ci = mean_ci([100 * (ours[seed]["accuracy"] - theirs[seed]["accuracy"]) for seed in common])
+    return f"{middle:+.2f}" + (f" [{ci[0]:+.2f}, {ci[1]:+.2f}]" if ci else " (one seed)")
+
+
+def mean(results: Sequence[dict[str, Any]], name: str, unit: float) -> str:
+    """Mean of a number over the seeds."""
+    return f"{sum(one[name] for one in results) / len(results) / unit:.3g}"
+
+
+def control(results: Sequence[dict[str, Any]], name: str) -> str:
+    """Mean and interval of a control's accuracy, where it was run."""
+    points = [one["controls"][name]["accuracy"] for one in results if name in one["controls"]]
+    return interval(points) if points else ""
+
+
+def comparison(title: str, group: str, note: str) -> str:
+    """A row for each algorithm, best first, paired with FedAvg by seed."""
+    found = cells(group)
+    if not found:
+        return not_run(title, group, note)
+    grouped = by_name(found)
+    rows = []
+    for name, seeds in sorted(
+        grouped.items(), key=lambda entry: -mean_ci([r["accuracy"] for r in entry[1].values()])[0]
+    ):
+        results = list(seeds.values())
+        rows.append([
+            f"`{name}`", interval([one["accuracy"] for one in results]), str(len(results)),
+            paired(seeds, grouped["fedavg"]) if name != "fedavg" and "fedavg" in grouped else "",
+            control(results, "upload_real_subset"), str(results[0]["rounds"]),
+            mean(results, "uplink_bytes", 1e6), mean(results, "downlink_bytes", 1e6),
+            mean(results, "client_flops", 1e9), mean(results, "server_flops", 1e9), mean(results, "wall_seconds", 1),
+        ])  # fmt: skip
+    header = [
+        "algorithm", "test %", "seeds", "less FedAvg, points", "real subset %", "rounds", "up MB", "down MB",
+        "clients GFLOP", "server GFLOP", "s",
+    ]  # fmt: skip
+    bound = control(list(grouped.get("fedavg", {}).values()), "centralised")
+    said = f"The centralised upper bound (the same network on all clients' images): {bound}." if bound else ""
+    parts = [f"## {title}", note, table(header, rows), said, source(group, found)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def grids(title: str, group: str, note: str) -> str:
+    """Four trials of every algorithm, val after the last round of seed 0; the chosen one in bold."""
+    found, best = cells(group), chosen(digits_grids(), group)
+    if not found:
+        return not_run(title, group, note)
+    rows = []
+    for name, trials in digits_grids().items():
+        kept = {trial: found[f"{name}-{trial}"] for trial in trials if f"{name}-{trial}" in found}
+        shown = [f"{trial}: {percent(result['accuracy_by_round'][-1])}" for trial, result in kept.items()]
+        marked = [f"**{text}**" if trial == best.get(name) else text for trial, text in zip(kept, shown, strict=True)]
+        rows.append([f"`{name}`", " · ".join(marked)])
+    return "\n\n".join([f"## {title}", note, table(["algorithm", "val %"], rows), source(group, found)]) + "\n"
+
+
+def ablations(title: str, group: str, note: str) -> str:
+    """FedMK whole and with one mechanism left out, paired by seed; what an interval with zero in it says."""
+    found = cells(group)
+    if not found:
+        return not_run(title, group, note)
+    grouped = by_name(found)
+    whole = grouped.pop("whole", {})
+    results = list(whole.values())
+    rows = [["whole", interval([one["accuracy"] for one in results]), str(len(results)), "", ""]]
+    for name, seeds in grouped.items():
+        common = sorted(seeds.keys() & whole.keys())
+        _, ci = mean_ci([whole[seed]["accuracy"] - seeds[seed]["accuracy"] for seed in common])
+        verdict = "" if ci is None else "helps" if ci[0] > 0 else "harms" if ci[1] < 0 else "nothing shown"
+        points = [seeds[seed]["accuracy"] for seed in sorted(seeds)]
+        rows.append([name.replace("_", " "), interval(points), str(len(points)), paired(whole, seeds), verdict])
+    header = ["FedMK", "test %", "seeds", "what the mechanism adds, points", "it"]
+    right = control(results, "upload_real_subset")
+    said = f"Control, random real images uploaded instead: {right}." if right else ""
+    return "\n\n".join([f"## {title}", note, table(header, rows), said, source(group, found)]) + "\n"
+
+
+def private(title: str, group: str, note: str) -> str:
+    """A row for each mechanism and ε: accuracy, the control at equal ε, and the paired difference."""
+    found = cells(group)
+    if not found:
+        return not_run(title, group, note)
+    rows = []
+    for name, seeds in by_name(found).items():
+        results = list(seeds.values())
+        means = {
+            seed: one["controls"]["noisy_class_means"]
+            for seed, one in seeds.items()
+            if "noisy_class_means" in one["controls"]
+        }
+        epsilons = [one["epsilon"] for one in results]
+        rows.append([
+            name, f"{max(epsilons):.3g}" if None not in epsilons else "∞",
+            interval([one["accuracy"] for one in results]), str(len(results)),
+            control(results, "noisy_class_means"), paired(seeds, means), control(results, "upload_real_subset"),
+            str(results[0]["rounds"]), mean(results, "uplink_bytes", 1e6), mean(results, "wall_seconds", 1),
+        ])  # fmt: skip
+    header = [
+        "run", "ε", "test %", "seeds", "noisy class means %", "less these, points", "real subset %", "rounds", "up MB", "s",
+    ]  # fmt: skip
+    return "\n\n".join([f"## {title}", note, table(header, rows), source(group, found)]) + "\n"
