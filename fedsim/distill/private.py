@@ -14,7 +14,7 @@ ALGORITHMS = {"features": ("feddm", "one_shot")}
 """Mechanism → algorithms whose clients release nothing but what it accounts for."""
 
 
-def check(privacy: Any, algorithm: str, method: Section | None) -> None:
+def check(privacy: Any, algorithm: str, method: Section | None, rounds: int) -> None:
     """Refuse what would release more than is accounted for, with the reason in one line."""
     valid = ALGORITHMS[privacy.name]
     if algorithm not in valid:
@@ -22,14 +22,19 @@ def check(privacy: Any, algorithm: str, method: Section | None) -> None:
             f"privacy: algorithm {algorithm} sends what is not accounted for; valid under {privacy.name}: "
             f"{', '.join(valid)}"
         )
-    private_dm.check(method)
+    private_dm.check(method, privacy)
+    if privacy.subspace == "previous" and rounds < 2:
+        raise UserError(
+            f"privacy.subspace: previous takes its directions from the uploads of the round before, and rounds is {rounds}; "
+            "valid: rounds of at least 2, or subspace: random or none"
+        )
 
 
 def distiller(agreed: Any, method: Section) -> Distiller:
     """The condensation of a private owner under that agreement."""
-    return PrivateMatching(method, agreed.config.least)
+    return PrivateMatching(method, agreed.config)
 
 
 def releases(privacy: Any, method: Any) -> int:
     """Releases that one client makes in one round, at most."""
-    return method.networks.size
+    return private_dm.releases(privacy, method)

@@ -229,7 +229,9 @@ def statement(ledger: Ledger, public_bound: int, records: int) -> dict[str, Any]
         "unit": "one record of one client",
         **asdict(spent),
         "releases": sum(one.number for one in ledger.charges),
-        "charges": [{key: value for key, value in asdict(one).items() if key != "key"} for one in totals(ledger.charges)],
+        "charges": [
+            {key: value for key, value in asdict(one).items() if key != "key"} for one in totals(ledger.charges)
+        ],
         "assumptions": [asdict(one) for one in assumptions(ledger, public_bound, records)],
         "not_covered": list(NOT_COVERED),
     }
