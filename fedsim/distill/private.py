@@ -25,8 +25,8 @@ def check(privacy: Any, algorithm: str, method: Section | None, rounds: int) -> 
     private_dm.check(method, privacy)
     if privacy.subspace == "previous" and rounds < 2:
         raise UserError(
-            f"privacy.subspace: previous takes its directions from the uploads of the round before, and rounds is {rounds}; "
-            "valid: rounds of at least 2, or subspace: random or none"
+            f"privacy.subspace: previous takes its directions from the uploads of the round before, and rounds is "
+            f"{rounds}; valid: rounds of at least 2, or subspace: random or none"
         )
 
 

@@ -8,7 +8,7 @@
 
     ψ_j  [embedding, logits] under w_j and its augmentation      a_j       mean of ψ_j over public noise images
     C    clipping norm, the same on both sides                   target    ṽ / max(n̂, n_min) (privacy/mechanism.py)
-    P    directions of a subspace (subspace.py), or all          n̂        noisy counts, mean over what was released so far
+    P    directions of a subspace (subspace.py), or all          n̂        noisy counts, mean over the releases so far
 
 The descent sees noisy sums only: it may take any number of steps, be logged, stopped and repeated (post-processing).
 An image of class c is uploaded with the weight n̂_c / ipc: how many records it stands for.
@@ -151,8 +151,8 @@ def check(config: Section | None, privacy: Privacy) -> Config:
     _check_networks(config.networks, privacy.mode)
     if config.batch_real:
         raise UserError(
-            f"method.batch_real: got {config.batch_real}; valid under privacy: 0: a release takes all images, or a Poisson "
-            "sample of them (privacy.rate)"
+            f"method.batch_real: got {config.batch_real}; valid under privacy: 0: a release takes all images, "
+            "or a Poisson sample of them (privacy.rate)"
         )
     return config
 
