@@ -96,7 +96,7 @@ def ask(task: Task, drawn: Draw, seeing: Seeing, privacy: Config, rng: torch.Gen
     columns, about, project = None, centre, vectors
     if privacy.dimension is not None:
         rows = seen - centre if privacy.subspace == "previous" else None
-        columns = basis(privacy.dimension, len(centre), rng, rows).to(task.device)
+        columns = basis(privacy.dimension, len(centre), rng, rows).to(centre)
         about, project = torch.zeros(privacy.dimension), projected(vectors, centre, columns)
     question = asked({"centre": centre, "augmentation": drawn.augmentation, "basis": columns}, drawn, seeing.match)
     found = task.real.release(question, project, about, task.network, rows=task.runner.rows(0))

@@ -113,11 +113,8 @@ def seen(
     network: Network, batch: Images, normalise: Normalise, config: TrainConfig, rng: torch.Generator
 ) -> tuple[Float[Tensor, "n c h w"], Targets]:
     """What `network` learns from a batch: its images augmented and perhaps mixed, and what they stand for."""
-    inputs, targets, classes = (
-        augmented(normalise(batch.pixels), config.augment, rng),
-        batch.targets,
-        network.head.out_features,
-    )
+    inputs = augmented(normalise(batch.pixels), config.augment, rng)
+    targets, classes = batch.targets, network.head.out_features
     if batch.weights is not None:
         targets = weighted(targets, batch.weights, classes)
     if config.cutmix is None or float(torch.rand((), generator=rng)) >= config.cutmix.probability:
