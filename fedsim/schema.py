@@ -193,7 +193,8 @@ def _possible(config: Experiment) -> None:
 def _private(config: FederatedRun) -> None:
     """Refuse what would release more than is accounted for."""
     agreed: Any = config.privacy
-    private.check(agreed, config.algorithm.name, config.method, getattr(config.model, "norm", None))
+    norm = getattr(config.model, "norm", None)
+    private.check(agreed, config.algorithm.name, config.method, norm, config.rounds)
     check_delta(agreed.delta, agreed.public_bound)
     if config.controls.upload_real_subset:
         raise UserError("controls.upload_real_subset: got true; it releases real images; valid under privacy: false")

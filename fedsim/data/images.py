@@ -36,6 +36,8 @@ class Images:
     """Class of each image, 0..k-1."""
     soft: Float[Tensor, "n k"] | None = None
     """Probabilities of the classes, to train on in the place of `labels`; None for most images."""
+    weights: Float[Tensor, "n"] | None = None
+    """What each counts for in a training, mean 1 (weights.py); None: all the same."""
 
     def __len__(self) -> int:
         return self.labels.shape[0]
@@ -43,12 +45,14 @@ class Images:
     def take(self, index: Int64[Tensor, "m"]) -> Images:
         """The images at `index`, in that order."""
         soft = self.soft[index] if self.soft is not None else None
-        return Images(self.pixels[index], self.labels[index], soft)
+        weights = self.weights[index] if self.weights is not None else None
+        return Images(self.pixels[index], self.labels[index], soft, weights)
 
     def to(self, device: torch.device) -> Images:
         """The same images on another device."""
         soft = self.soft.to(device) if self.soft is not None else None
-        return Images(self.pixels.to(device), self.labels.to(device), soft)
+        weights = self.weights.to(device) if self.weights is not None else None
+        return Images(self.pixels.to(device), self.labels.to(device), soft, weights)
 
     def hard(self) -> Images:
         """The same images without soft labels."""

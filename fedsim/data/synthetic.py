@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float16, Int64, UInt8
+from jaxtyping import Float16, Float32, Int64, UInt8
 from PIL import Image
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
@@ -26,6 +26,7 @@ from torch import Tensor
 from fedsim.config import Section, first_error
 from fedsim.data import formation as multi
 from fedsim.data import pictures, probabilities, zca
+from fedsim.data import weights as scale
 from fedsim.data.images import Images
 from fedsim.data.transforms import Normalise
 from fedsim.data.zca import Whitening
@@ -68,6 +69,8 @@ class SyntheticSet:
     """f: a stored image holds f² smaller ones (formation.py), which `as_images` gives."""
     soft: Float16[Tensor, "m k"] | None = None
     """Soft labels, learned or given (probabilities.py); they are part of the release."""
+    weights: Float32[Tensor, "m"] | None = None
+    """How many records each stands for (weights.py), estimated and released; None: all count the same."""
     zca: Whitening | None = None
     """What follows the normalisation, or None: d + 2d² floats that describe the data set, the same in all its sets."""
 
@@ -88,12 +91,13 @@ class SyntheticSet:
         parts = self.formation**2
         soft = probabilities.used(self.soft).repeat_interleave(parts, 0) if self.soft is not None else None
         pixels = multi.decode_bytes(self.images, self.formation)
-        return Images(pixels, self.labels.repeat_interleave(parts), soft)
+        weights = scale.mean_one(self.weights.repeat_interleave(parts)) if self.weights is not None else None
+        return Images(pixels, self.labels.repeat_interleave(parts), soft, weights)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What is stored and sent, by name; `soft` only where there are soft labels."""
-        found = {"images": self.images, "labels": self.labels}
-        return found if self.soft is None else found | {"soft": self.soft}
+        """What is stored and sent, by name; `soft` and `weights` only where there are some."""
+        found = {"images": self.images, "labels": self.labels, "soft": self.soft, "weights": self.weights}
+        return {name: value for name, value in found.items() if value is not None}
 
     def counts(self) -> Int64[Tensor, "k"]:
         """Stored images of each class."""
@@ -134,22 +138,28 @@ class SyntheticSet:
         except (SafetensorError, OSError) as error:
             raise UserError(f"synthetic set {path} cannot be read ({error}); give a file that fedsim wrote") from error
         whitening = zca.taken(tensors)
-        if meta.get("format") != FORMAT or "fedsim" not in meta or set(tensors) - {"soft"} != {"images", "labels"}:
+        if (
+            meta.get("format") != FORMAT
+            or "fedsim" not in meta
+            or set(tensors) - {"soft", "weights"} != {"images", "labels"}
+        ):
             raise UserError(f"{path} is safetensors but not a synthetic set; give a file that fedsim wrote")
         try:
             header = _Header.model_validate_json(meta["fedsim"])
         except ValidationError as error:
             where, line = first_error(error, _Header)
             raise UserError(f"synthetic set {path} is damaged: header {where}: {line}") from error
-        images, labels, soft = tensors["images"], tensors["labels"], tensors.get("soft")
+        images, labels = tensors["images"], tensors["labels"]
+        soft, weights = tensors.get("soft"), tensors.get("weights")
         problem = check_tensors(images, labels, len(header.classes), tuple(images.shape[1:]), soft)
+        problem = problem or scale.problem(weights, len(labels))
         if problem is None and not images.shape[1] == len(header.mean) == len(header.std):
             problem = f"{len(header.mean)} means and {len(header.std)} deviations for {images.shape[1]} channels"
         problem = problem or multi.problem(header.formation, *images.shape[2:])
         problem = problem or zca.problem(whitening, math.prod(images.shape[1:]))
         if problem is not None:
             raise UserError(f"synthetic set {path} is damaged: {problem}")
-        return cls(images, labels, **dict(header), soft=soft, zca=Whitening.of(whitening))
+        return cls(images, labels, **dict(header), soft=soft, weights=weights, zca=Whitening.of(whitening))
 
     def problem(self, num_classes: int, image_shape: tuple[int, ...]) -> str | None:
         """What is wrong with the tensors for a task of `num_classes` and `image_shape`, or None."""
@@ -180,12 +190,15 @@ class SyntheticSet:
 def union(sets: Sequence[SyntheticSet]) -> Images:
     """All images of several sets as networks see them (`as_images`), in the order given.
 
-    Where some have soft labels, the hard ones of the others become one-hot. Each item is asked for twice and let go, so
-    that beside the union only one set of a lazy sequence is in memory.
+    Where some have soft labels, the hard ones of the others become one-hot; weights are those of all sets or of none.
+    Each item is asked for twice and let go, so that beside the union only one set of a lazy sequence is in memory.
     """
-    forms = [(len(one) * one.formation**2, one.soft is not None) for one in sets]
-    sizes = [size for size, _ in forms]
-    soft = torch.empty((sum(sizes), sets[0].num_classes)) if any(one for _, one in forms) else None
+    forms = [(len(one) * one.formation**2, one.soft is not None, one.weights is not None) for one in sets]
+    sizes, softs, weighty = zip(*forms, strict=True)
+    soft = torch.empty((sum(sizes), sets[0].num_classes)) if any(softs) else None
+    weights = torch.empty(sum(sizes)) if any(weighty) else None
+    if weights is not None and not all(weighty):
+        raise UserError(f"{sum(weighty)} of {len(sets)} sets have weights; valid: all or none of a union")
     pixels = torch.empty((sum(sizes), *sets[0].images.shape[1:]), dtype=torch.uint8)
     labels = torch.empty(sum(sizes), dtype=torch.int64)
     first = 0
@@ -195,8 +208,10 @@ def union(sets: Sequence[SyntheticSet]) -> Images:
         if soft is not None:
             own = images.soft
             soft[rows] = own if own is not None else probabilities.one_hot(images.labels, soft.shape[1])
+        if weights is not None and one.weights is not None:
+            weights[rows] = one.weights.repeat_interleave(one.formation**2)
         first += size
-    return Images(pixels, labels, soft)
+    return Images(pixels, labels, soft, scale.mean_one(weights) if weights is not None else None)
 
 
 def check_tensors(  # noqa: PLR0911 - one return per defect

@@ -11,6 +11,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from fedsim.config import Section
+from fedsim.data.images import Images
 from fedsim.data.synthetic import SyntheticSet
 from fedsim.data.transforms import Normalise
 from fedsim.distill.cost import Passes
@@ -64,6 +65,8 @@ class Task:
     """Streams that all owners of a round draw networks and augmentations from; None: each has its own."""
     given: SyntheticSet | None = None
     """Another owner's set that a descent on pixels starts from, where it has images of the class; None: by `init`."""
+    previous: Images | None = None
+    """Images of the round before, which are public; None: there are none yet, or nobody asked for them."""
 
     @property
     def owners(self) -> int:

@@ -14,7 +14,7 @@ ALGORITHMS = {"features": ("feddm", "one_shot"), "dp_sgd": ("fedavg",)}
 """Mechanism → algorithms whose clients release nothing but what it accounts for."""
 
 
-def check(privacy: Any, algorithm: str, method: Section | None, norm: str | None) -> None:
+def check(privacy: Any, algorithm: str, method: Section | None, norm: str | None, rounds: int) -> None:
     """Refuse what would release more than is accounted for, with the reason in one line."""
     valid = ALGORITHMS[privacy.name]
     if algorithm not in valid:
@@ -26,18 +26,23 @@ def check(privacy: Any, algorithm: str, method: Section | None, norm: str | None
         raise UserError("model.norm: got batch; under privacy what is computed of a record must not depend on other "
                         "records; valid: instance, group, layer, none")  # fmt: skip
     if privacy.name == "features" and not isinstance(method, class_means.Config):
-        private_dm.check(method)
+        private_dm.check(method, privacy)
+        if privacy.subspace == "previous" and rounds < 2:
+            raise UserError(
+                f"privacy.subspace: previous takes its directions from the uploads of the round before, and rounds is "
+                f"{rounds}; valid: rounds of at least 2, or subspace: random or none"
+            )
 
 
 def distiller(agreed: Any, method: Section) -> Distiller:
     """The condensation of a private owner under that agreement."""
     if isinstance(method, class_means.Config):
         return class_means.PrivateClassMeans(method, agreed.config.least)
-    return PrivateMatching(method, agreed.config.least)
+    return PrivateMatching(method, agreed.config)
 
 
 def releases(privacy: Any, algorithm: Any, method: Any, rounds: int) -> int:
     """Releases that one client makes in so many rounds, at most."""
     if privacy.name == "dp_sgd":
         return rounds * privacy.local_steps(algorithm.local)
-    return 1 if isinstance(method, class_means.Config) else rounds * method.networks.size
+    return 1 if isinstance(method, class_means.Config) else rounds * private_dm.releases(privacy, method)

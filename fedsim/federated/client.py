@@ -168,6 +168,7 @@ def kept(node: Node, client: int, broadcast: Broadcast, together: Sequence[int])
         synthetic = SyntheticSet(
             tensors["images"], tensors["labels"], node.setting.classes, normalise.mean, normalise.std,
             meta["provenance"], formation=meta.get("formation", 1), soft=tensors.get("soft"),
+            weights=tensors.get("weights"),
         )  # fmt: skip
     losses = [(int(at), float(loss)) for at, loss in meta["losses"]]
     return Upload(client, broadcast.round, meta["examples"], synthetic, weights or None, losses)

@@ -17,6 +17,7 @@ from flwr.common.serde import recorddict_to_proto
 from pydantic import Field
 
 from fedsim.config import Section
+from fedsim.data import weights as scale
 from fedsim.data.synthetic import SyntheticSet, check_tensors
 from fedsim.federated.base import Broadcast, Setting, Upload
 from fedsim.types import Params, UserError
@@ -177,15 +178,16 @@ def _losses(iterations: object, losses: object) -> list[tuple[int, float]]:
 
 def _synthetic(content: RecordDict, client: int, round_number: int, contract: Contract) -> SyntheticSet:
     tensors = _decode(_arrays(content, SYNTHETIC))
-    if sorted(tensors) != (agreed := ["images", "labels", *["soft"] * contract.soft]):
+    bound = contract.setting.privacy.most_weight if contract.setting.privacy is not None else None
+    if sorted(tensors) != (agreed := ["images", "labels", *["soft"] * contract.soft, *["weights"] * bool(bound)]):
         raise Rejected(f"synthetic set holds {sorted(tensors)}, not {agreed}")
     images, labels, setting, soft = tensors["images"], tensors["labels"], contract.setting, tensors.get("soft")
-    if problem := check_tensors(images, labels, len(setting.classes), setting.image_shape, soft):
+    problem = check_tensors(images, labels, len(setting.classes), setting.image_shape, soft)
+    if problem := problem or scale.problem(tensors.get("weights"), len(labels), bound):
         raise Rejected(problem)
     if not 0 < len(labels) <= contract.images:
         raise Rejected(f"{len(labels)} synthetic images, the agreed budget is 1 to {contract.images}")
-    most = int(torch.bincount(labels).max())
-    if most > contract.per_class:
+    if (most := int(torch.bincount(labels).max())) > contract.per_class:
         raise Rejected(f"{most} synthetic images of one class, the agreed budget is {contract.per_class}")
     formation = content.config_records[INFO].get("formation", 1)
     if type(formation) is not int or formation != contract.formation:
@@ -194,7 +196,7 @@ def _synthetic(content: RecordDict, client: int, round_number: int, contract: Co
     provenance = claimed | {"client": client, "round": round_number}
     return SyntheticSet(
         images, labels, setting.classes, setting.normalise.mean, setting.normalise.std, provenance,
-        formation=formation, soft=soft,
+        formation=formation, soft=soft, weights=tensors.get("weights"),
     )  # fmt: skip
 
 
@@ -205,10 +207,9 @@ def _provenance(text: str) -> dict[str, Any]:
         raise Rejected(f"provenance is not JSON ({error})") from error
     if not isinstance(claimed, dict):
         raise Rejected(f"provenance is not a mapping but {type(claimed).__name__}")
-    names = {key: claimed.get(key) for key in ("method", "init")}
-    if not all(name is None or isinstance(name, str) for name in names.values()):
+    if not all(claimed.get(key) is None or isinstance(claimed[key], str) for key in ("method", "init")):
         raise Rejected("provenance is not the names of a method and an init")
-    return names
+    return {key: claimed.get(key) for key in ("method", "init")}
 
 
 def _weights(content: RecordDict, expected: Params) -> Params:

@@ -46,12 +46,25 @@ class Terms(Section):
             raise ValueError("give exactly one of sigma and target_epsilon")
         return self
 
+    @model_validator(mode="after")
+    def _replace_needs_all(self) -> Terms:
+        if self.adjacency == "replace" and self.rate < 1:
+            raise ValueError(
+                f"adjacency: replace is accounted for with all records in every release only, and rate is {self.rate}; "
+                "valid: rate: 1, or adjacency: add_remove"
+            )
+        return self
+
 
 class Agreement:
     """The terms of a run with its noise multiplier, and each client's ledger and noise."""
 
     mechanism: Mechanism
     """What every release is made and charged by."""
+    most_weight: float | None = None
+    """Largest weight of an uploaded image, where images are uploaded with weights; None: they are not."""
+    sends_previous: bool = False
+    """Whether clients are sent images of the round before."""
 
     def __init__(self, config: Any, releases: int) -> None:
         """`config`: `Terms`, and what a mechanism adds; `releases`: of one client in the whole run, at most."""

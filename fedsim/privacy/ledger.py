@@ -1,13 +1,15 @@
 """What one client has paid: every release is charged on disk before its noise is drawn, and leaves at most once.
 
-    charge → noise → store → send        privacy.json grows by a line          released/<key>.safetensors
+    charge → noise → store → send        privacy.jsonl grows by a line         released/<key>.safetensors
 
     killed before the charge             nothing happened; asked again, the release is charged and made
+    killed while it is written           as before it: a line without its end is no charge, as no noise was drawn yet
     killed between charge and store      charged, and nothing has left; asked again, it is drawn and charged AGAIN
     killed between store and send        the stored release is sent as it is, byte for byte, without a charge
 
 So an ε is never too small, and at most too large by what a kill cost. A store without its charge (a ledger that was
-lost, or put back from an older copy) is refused: it would make paid releases free.
+lost, or put back from an older copy) is refused: it would make paid releases free. A charge is appended and synced, so
+a thousand small ones write a thousand lines.
 
 The ledger belongs to the client and stays with it: what a report needs of it is `statement`, which names no count of
 its records. Adaptive composition covers charges whose network depends on earlier releases; clients hold different
@@ -18,8 +20,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +34,7 @@ from fedsim.privacy.mechanism import Mechanism
 from fedsim.runs import load_tensors, save_tensors, write_atomic
 from fedsim.types import UserError
 
-FILE, FOLDER = "privacy.json", "released"
+FILE, FOLDER = "privacy.jsonl", "released"
 
 Status = Literal["enforced", "assumed", "violated"]
 """By this program; by whoever runs it; by what was seen."""
@@ -89,6 +93,7 @@ class Ledger:
     def __init__(self, folder: Path, delta: float, adjacency: Adjacency) -> None:
         self._folder, self.delta = folder, delta
         self.adjacency: Adjacency = adjacency
+        self._whole: int | None = None  # bytes of whole lines, where a torn one follows them
         self.charges = self._read()
 
     def once(self, charge: Charge, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -96,15 +101,15 @@ class Ledger:
         path = self._folder / FOLDER / f"{hashlib.sha256(charge.key.encode()).hexdigest()[:32]}.safetensors"
         if path.is_file():
             return self._stored(path, charge)
-        self.charges = [*self.charges, charge]
-        self._write()
+        self._pay(charge)
         tensors = make()
         save_tensors(path, tensors, {"paid": len(self.charges) - 1, "charge": asdict(charge)})
         return load_tensors(path)[0]
 
     def spent(self) -> Guarantee:
         """(ε, δ) of all charges so far."""
-        return guarantee([one.mechanism.releases(one.number) for one in self.charges], self.delta, self.adjacency)
+        paid = [one.mechanism.releases(one.number) for one in totals(self.charges)]
+        return guarantee(paid, self.delta, self.adjacency)
 
     @property
     def simulated(self) -> bool:
@@ -124,20 +129,28 @@ class Ledger:
                             "another name")  # fmt: skip
         return tensors
 
-    def _write(self) -> None:
-        """The whole ledger, synced to the disk."""
-        terms = {"delta": self.delta, "adjacency": self.adjacency}
-        charges = [asdict(one) for one in self.charges]
-        write_atomic(self._folder / FILE, json.dumps(terms | {"charges": charges}, indent=1) + "\n")
+    def _pay(self, charge: Charge) -> None:
+        """One line more, synced to the disk; the first charge makes the file, whose first line holds the terms."""
+        path, line = self._folder / FILE, json.dumps(asdict(charge)) + "\n"
+        if path.is_file():
+            _append(path, line, self._whole)
+        else:
+            write_atomic(path, json.dumps({"delta": self.delta, "adjacency": self.adjacency}) + "\n" + line)
+        self._whole = None
+        self.charges.append(charge)
 
     def _read(self) -> list[Charge]:
+        """The charges whose lines are whole. A torn last line is cut off when the next is written."""
         path = self._folder / FILE
         if not path.is_file():
             return []
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        self._whole = len(whole) if len(whole) < len(content) else None
         try:
-            stored = json.loads(path.read_text())
-            charges = [Charge(**one) for one in stored["charges"]]
-            terms = (stored["delta"], stored["adjacency"])
+            first, *lines = [json.loads(line) for line in whole.decode().splitlines()]
+            charges = [Charge(**one) for one in lines]
+            terms = (first["delta"], first["adjacency"])
             for one in charges:
                 one.mechanism.releases(one.number)
         except (ValueError, KeyError, TypeError) as error:
@@ -147,6 +160,29 @@ class Ledger:
             raise UserError(f"{path} is kept under delta={terms[0]}, {terms[1]}, not delta={self.delta}, "
                             f"{self.adjacency}; both are fixed before the first release: take them back")  # fmt: skip
         return charges
+
+
+def totals(charges: Sequence[Charge]) -> list[Charge]:
+    """Charges of one mechanism as one, without their keys, in the order in which they began."""
+    found: Counter[Charge] = Counter()
+    for one in charges:
+        found[replace(one, key="", number=1)] += one.number
+    return [replace(one, number=number) for one, number in found.items()]
+
+
+def _append(path: Path, text: str, whole: int | None) -> None:
+    """Add to a file and sync it before returning; what follows its first `whole` bytes is cut off before."""
+    try:
+        with path.open("r+b") as file:
+            if whole is not None:
+                file.truncate(whole)
+            file.seek(0, os.SEEK_END)
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        error.filename = str(path)  # none for a full disk
+        raise
 
 
 def check_delta(delta: float, public_bound: int) -> None:
@@ -196,7 +232,9 @@ def statement(ledger: Ledger, public_bound: int, records: int) -> dict[str, Any]
         "unit": "one record of one client",
         **asdict(spent),
         "releases": sum(one.number for one in ledger.charges),
-        "charges": [asdict(one) for one in ledger.charges],
+        "charges": [
+            {key: value for key, value in asdict(one).items() if key != "key"} for one in totals(ledger.charges)
+        ],
         "assumptions": [asdict(one) for one in assumptions(ledger, public_bound, records)],
         "not_covered": list(NOT_COVERED),
     }

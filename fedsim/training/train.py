@@ -1,6 +1,7 @@
 """The one supervised loop: SGD on labelled images, for servers, clients and evaluations alike.
 
-The loss is the cross-entropy −Σ_c q_c log p_c: q is one-hot for a hard label, else the soft label of the image.
+The loss is the cross-entropy −Σ_c q_c log p_c: q is one-hot for a hard label, else the soft label of the image; images
+with weights count by them (data/weights.py).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from fedsim.data.cutmix import Config as CutMixConfig
 from fedsim.data.cutmix import cutmix
 from fedsim.data.images import Images
 from fedsim.data.transforms import Normalise
+from fedsim.data.weights import weighted
 from fedsim.models.execution import AS_WRITTEN, Execution, Runner
 from fedsim.models.network import Network
 
@@ -112,9 +114,12 @@ def seen(
 ) -> tuple[Float[Tensor, "n c h w"], Targets]:
     """What `network` learns from a batch: its images augmented and perhaps mixed, and what they stand for."""
     inputs = augmented(normalise(batch.pixels), config.augment, rng)
+    targets, classes = batch.targets, network.head.out_features
+    if batch.weights is not None:
+        targets = weighted(targets, batch.weights, classes)
     if config.cutmix is None or float(torch.rand((), generator=rng)) >= config.cutmix.probability:
-        return inputs, batch.targets
-    return cutmix(inputs, batch.targets, network.head.out_features, rng, config.cutmix.beta)
+        return inputs, targets
+    return cutmix(inputs, targets, classes, rng, config.cutmix.beta)
 
 
 def augmented(

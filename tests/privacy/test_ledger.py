@@ -98,7 +98,7 @@ def test_killed_between_charge_and_send_what_was_stored_is_sent_and_costs_nothin
     assert paid(tmp_path) == price(2)
 
 
-def test_killed_while_the_charge_is_written_nothing_happened(tmp_path, monkeypatch):
+def test_killed_while_the_first_charge_is_written_nothing_happened(tmp_path, monkeypatch):
     client = Client(tmp_path)
 
     def dying(*_: object) -> None:
@@ -111,13 +111,57 @@ def test_killed_while_the_charge_is_written_nothing_happened(tmp_path, monkeypat
     assert paid(tmp_path) == 0
 
 
+@pytest.mark.parametrize("first_bytes", [1, 40, -2, -1])
+def test_killed_while_a_later_charge_is_written_nothing_happened(tmp_path, monkeypatch, first_bytes):
+    """A torn line is no charge: it was not yet synced, so no noise was drawn for it."""
+    client = Client(tmp_path)
+    client.release("round 1")
+
+    def dying(path: Path, text: str, _: int | None) -> None:
+        with path.open("a") as file:
+            file.write(text[:first_bytes])
+        raise Killed
+
+    monkeypatch.setattr(module, "_append", dying)
+    with pytest.raises(Killed):
+        client.release("round 2")
+    assert client.draws == 2
+    assert paid(tmp_path) == price(2)
+    monkeypatch.undo()
+    Client(tmp_path).release("round 2")
+    assert paid(tmp_path) == price(4)
+    assert all(json.loads(line) for line in (tmp_path / "privacy.jsonl").read_text().splitlines())
+
+
+def test_a_charge_is_a_line_and_earlier_ones_are_not_written_again(tmp_path):
+    client, path = Client(tmp_path), tmp_path / "privacy.jsonl"
+    client.release("round 1")
+    before, inode = path.read_text(), path.stat().st_ino
+    for step in range(50):
+        client.release(f"round 2, step {step}", number=1)
+    assert path.read_text().startswith(before)
+    assert path.stat().st_ino == inode
+    assert len(path.read_text().splitlines()) == 52
+    assert paid(tmp_path) == price(52)
+
+
+def test_equal_charges_are_told_as_one(tmp_path):
+    client, other = Client(tmp_path), Mechanism(1.0, 0.1, 7.0)
+    for step in range(5):
+        client.release(f"step {step}", number=1)
+        client.release(f"other step {step}", number=2, mechanism=other)
+    said = statement(client.ledger, 1000, 1)
+    assert [(one["sigma"], one["number"]) for one in said["charges"]] == [(5.0, 5), (7.0, 10)]
+    assert said["epsilon"] == guarantee([Releases(5.0, 5), Releases(7.0, 10)], DELTA).epsilon
+
+
 @pytest.mark.parametrize("lost", ["deleted", "older"])
 def test_a_release_whose_charge_is_lost_is_refused(tmp_path, lost):
     client = Client(tmp_path)
     client.release("round 1")
-    older = (tmp_path / "privacy.json").read_text()
+    older = (tmp_path / "privacy.jsonl").read_text()
     client.release("round 2")
-    (tmp_path / "privacy.json").unlink() if lost == "deleted" else (tmp_path / "privacy.json").write_text(older)
+    (tmp_path / "privacy.jsonl").unlink() if lost == "deleted" else (tmp_path / "privacy.jsonl").write_text(older)
     with pytest.raises(UserError, match="has no charge for it; restore that ledger"):
         Client(tmp_path).release("round 2")
 
@@ -129,10 +173,10 @@ def test_less_noise_for_a_question_already_answered_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "{}", '{"delta": 1e-5, "adjacency": "add_remove", "charges": [{"key": 1}]}']
+    "content", ["", "{", "{}\n", '{"delta": 1e-5, "adjacency": "add_remove"}\n{"key": 1}\n', "\n", "[]\n"]
 )
 def test_a_damaged_ledger_is_refused_in_one_line(tmp_path, content):
-    (tmp_path / "privacy.json").write_text(content)
+    (tmp_path / "privacy.jsonl").write_text(content)
     with pytest.raises(UserError, match="is damaged") as refused:
         Ledger(tmp_path, DELTA, "add_remove")
     assert "\n" not in str(refused.value)

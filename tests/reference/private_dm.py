@@ -14,6 +14,7 @@ from torch import Tensor
 from fedsim.distill.base import Task
 from fedsim.distill.distribution.dm import Config
 from fedsim.distill.pool import PoolConfig
+from fedsim.privacy.features import Config as Privacy
 from fedsim.privacy.ledger import Ledger
 from fedsim.privacy.mechanism import Mechanism
 from fedsim.privacy.noise import SeededNoise
@@ -27,6 +28,11 @@ LEAST = 2.0
 def config(size: int = 2, **settings: Any) -> Config:
     base = {"ipc": 2, "iterations": 3, "batch_real": 0, "match": ("embedding", "logits"), "lr": 0.1}
     return Config(**(base | {"networks": PoolConfig(size=size)} | settings))
+
+
+def terms(**settings: Any) -> Privacy:
+    """`privacy: features` of the reference problem."""
+    return Privacy(**({"sigma": 1.0, "public_bound": 100, "noise": "seeded", "least": LEAST} | settings))
 
 
 def task(

@@ -1,12 +1,17 @@
-"""Distribution Matching of a private owner: a few networks, the noisy class sums of each once, then steps at no cost.
+"""Distribution Matching of a private owner: the noisy class sums of networks, then steps at no cost.
 
-    once, for networks w_1 … w_M    ṽ_j = Σ_c noisy sums of clip_C(ψ_j(x) − a_j)      charged, M releases
-    every step, for a random j      S ← S − η ∇ Σ_c ‖ target_jc − mean_{s ∈ S_c} clip_C(ψ_j(s) − a_j) ‖²
+    precomputed   once, for networks w_1 … w_M: ṽ_j; every step takes a random j           M releases
+    per_step      every step t draws a network w_t and asks for ṽ_t                        T releases
+
+    ṽ_j = Σ_c noisy sums of clip_C(Pᵀ(ψ_j(x) − a_j))
+    S ← S − η ∇ Σ_c ‖ target_jc − mean_{s ∈ S_c} clip_C(Pᵀ(ψ_j(s) − a_j)) ‖²
 
     ψ_j  [embedding, logits] under w_j and its augmentation      a_j       mean of ψ_j over public noise images
     C    clipping norm, the same on both sides                   target    ṽ / max(n̂, n_min) (privacy/mechanism.py)
+    P    directions of a subspace (subspace.py), or all          n̂        noisy counts, mean over the releases so far
 
 The descent sees noisy sums only: it may take any number of steps, be logged, stopped and repeated (post-processing).
+An image of class c is uploaded with the weight n̂_c / ipc: how many records it stands for.
 
 Source  Zhao and Bilen, "Dataset Condensation with Distribution Matching", WACV 2023, arXiv 2110.04181, Equation 4.
         FedDM (Xiong et al., CVPR 2023, arXiv 2207.09653) matches embedding and logits, and its abstract says that it
@@ -14,59 +19,46 @@ Source  Zhao and Bilen, "Dataset Condensation with Distribution Matching", WACV 
         drawn once are choices made here; noise once and training afterwards is DP-MERF's (Harder et al., AISTATS 2021).
 Code    none read.
 Differs every class gets `ipc` images whatever it holds, since min(ipc, n_c) tells n_c; classes with a noisy count under
-        n_min are left out of the set at the end; starts from noise; all real images take part in every release.
-Reduces C → ∞, σ → 0: `dm` with a pool of M networks and `batch_real: 0`, for any centre.
-Cost    M forward passes over the real images, then a forward and a backward of S per step. The pool is kept in memory.
+        n_min are left out of the set at the end; starts from noise; a release is of all real images or of a Poisson
+        sample, never of a batch of fixed size.
+Reduces C → ∞, σ → 0: `dm` with `batch_real: 0`, for any centre, with a pool of M networks (precomputed) or with new
+        networks (per_step).
+Cost    a forward pass over the real images per release, then a forward and a backward of S per step. Precomputed
+        networks are kept in memory; a release is kept on disk: 8 k (d + 1) bytes.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from fedsim.catalog import resolve
 from fedsim.config import Section
-from fedsim.data.augment import augment
 from fedsim.data.synthetic import SyntheticSet
 from fedsim.distill import descent
 from fedsim.distill.base import Task
 from fedsim.distill.cost import Passes, batch_size
 from fedsim.distill.distribution.dm import Config, DistributionMatching, squared_distances
 from fedsim.distill.matching import class_means, class_sums
-from fedsim.distill.networks import Draw, Fresh, FreshConfig, Perturb, PerturbConfig
+from fedsim.distill.networks import Fresh, FreshConfig, Perturb, PerturbConfig
+from fedsim.distill.noisy_networks import NoisyNetwork, Seeing, ask
 from fedsim.distill.pixels import finish, start
 from fedsim.distill.pool import PoolConfig
-from fedsim.models.functional import flatten, model_sha256, unflatten
-from fedsim.privacy.mechanism import NoisySum, clipped
+from fedsim.privacy.features import Config as Privacy
 from fedsim.privacy.owner import PrivateImages
 from fedsim.types import UserError
-
-PUBLIC = 64
-"""Noise images whose mean vector is the centre."""
-
-
-@dataclass
-class Members:
-    """The networks and what was released under each."""
-
-    flats: Float[Tensor, "m p"]
-    augmentations: Float[Tensor, "m k q"] | None
-    centres: Float[Tensor, "m d"]
-    targets: Float[Tensor, "m k d"]
-    """Estimated means of clip_C(ψ − a)."""
-    counts: Float64[Tensor, "k"]
-    """n̂, mean over the members."""
 
 
 @dataclass
 class State(descent.Images):
-    """Images, optimiser, and the noisy counts that the result is cut by."""
+    """Images, optimiser, and the noisy counts that the result is cut and weighted by."""
 
     counts: Float64[Tensor, "k"]
+    """n̂, mean over the releases so far."""
 
 
 def believed(counts: Float64[Tensor, "k"], least: float) -> Bool[Tensor, "k"]:
@@ -75,56 +67,38 @@ def believed(counts: Float64[Tensor, "k"], least: float) -> Bool[Tensor, "k"]:
 
 
 class PrivateMatching:
-    """The distiller for a task whose real images are `PrivateImages`; `least` is n_min."""
+    """The distiller for a task whose real images are `PrivateImages`."""
 
     Config: type[Section] = Config
 
-    def __init__(self, config: Section | None, least: float) -> None:
-        self.config, self.least = check(config), least
-        self.dm = DistributionMatching(self.config)
+    def __init__(self, config: Section | None, privacy: Privacy) -> None:
+        self.config, self.privacy = check(config, privacy), privacy
+        self.seeing = Seeing(DistributionMatching(self.config).look, self.config.augment, self.config.match)
 
-    def prepare(self, task: Task, rng: torch.Generator) -> Members:
-        """Draw the networks; ask for the noisy sums of each."""
-        if not isinstance(task.real, PrivateImages):
-            raise UserError("privacy: got a client's open images; valid: PrivateImages, which only noisy sums leave")
-        flats, augmentations, centres, sums = [], [], [], []
-        for _ in range(self.config.networks.size):
-            member = self._members().draw(task, None, rng, 0)
-            vectors = self._vectors(task, member)
-            noise = torch.randn((PUBLIC, *task.image_shape), generator=rng).to(task.device)
-            labels = torch.arange(PUBLIC, device=task.device) % task.num_classes
-            with torch.no_grad():
-                centre = vectors(task.normalise.project(noise), labels).mean(0)
-            sums.append(self._release(task.real, task, member, centre, vectors))
-            flats.append(flatten(member.params))
-            centres.append(centre)
-            augmentations += [member.augmentation] if member.augmentation is not None else []
-        targets = torch.stack([one.targets(self.least) for one in sums])
-        return Members(
-            torch.stack(flats),
-            torch.stack(augmentations) if augmentations else None,
-            torch.stack(centres),
-            targets.to(centres[0].dtype).to(task.device),
-            torch.stack([one.counts for one in sums]).mean(0),
-        )
+    def prepare(self, task: Task, rng: torch.Generator) -> list[NoisyNetwork]:
+        """Draw the networks and ask for the noisy sums of each; nothing where every step does."""
+        networks = self.config.networks.size if self.privacy.mode == "precomputed" else 0
+        return [self._network(task, rng, 0) for _ in range(networks)]
 
-    def init(self, task: Task, artifacts: Members, rng: torch.Generator) -> State:
+    def init(self, task: Task, artifacts: list[NoisyNetwork], rng: torch.Generator) -> State:
         """Noise in the box."""
         images = descent.Images.start(start(task, "noise", rng))
-        return State(images.pixels, images.first, images.second, images.steps, artifacts.counts.clone())
+        known = [one.counts for one in artifacts] or [torch.zeros(task.num_classes, dtype=torch.float64)]
+        return State(images.pixels, images.first, images.second, images.steps, torch.stack(known).mean(0))
 
-    def step(self, task: Task, artifacts: Members, state: State, rng: torch.Generator) -> dict[str, Tensor]:
+    def step(self, task: Task, artifacts: list[NoisyNetwork], state: State, rng: torch.Generator) -> dict[str, Tensor]:
         """One projected step on the images, towards the targets of one network."""
-        assert isinstance(task.real, PrivateImages), "prepare saw to it"
-        index = int(torch.randint(len(artifacts.flats), (), generator=rng))
-        augmentation = artifacts.augmentations[index] if artifacts.augmentations is not None else None
-        params = unflatten(artifacts.flats[index], task.network.state_dict())
-        vectors, labels = self._vectors(task, Draw(params, augmentation, None)), task.labels()
+        assert isinstance(task.real, PrivateImages), "a release was asked for"
+        if artifacts:
+            network = artifacts[int(torch.randint(len(artifacts), (), generator=rng))]
+        else:
+            network = self._network(task, rng, int(state.steps))
+            state.counts += (network.counts - state.counts) / (state.steps + 1)
         images = state.pixels.detach().requires_grad_()
-        rows = clipped(vectors(images, labels) - artifacts.centres[index], task.real.mechanism.clip)
-        means = class_means(class_sums(rows, labels, task.num_classes), task.budget.to(task.device))
-        kept = believed(artifacts.counts, self.least).to(task.device)
-        loss = torch.where(kept, squared_distances(artifacts.targets[index], means), 0.0).sum()
+        rows = network.rows(task, self.seeing, images, task.real.mechanism.clip)
+        means = class_means(class_sums(rows, task.labels(), task.num_classes), task.budget.to(task.device))
+        kept = believed(state.counts, self.privacy.least).to(task.device)
+        loss = torch.where(kept, squared_distances(network.target, means), 0.0).sum()
         (gradient,) = torch.autograd.grad(loss, images)
         descent.descend(
             state, gradient, task.normalise,
@@ -133,48 +107,40 @@ class PrivateMatching:
         return {"loss": loss.detach() / kept.sum()}
 
     def result(self, task: Task, state: State) -> SyntheticSet:
-        """The images of the classes that are believed in, in bytes."""
-        kept = believed(state.counts, self.least)
+        """The images of the classes that are believed in, in bytes, each with its share of the class's noisy count."""
+        kept = believed(state.counts, self.privacy.least)
         rows = kept[task.labels().cpu()].to(task.device)
         reduced = replace(task, budget=torch.where(kept, task.budget.cpu(), 0))
-        return finish(reduced, state.pixels[rows], method=self.config.name, init=self.config.init)
+        found = finish(reduced, state.pixels[rows], method=self.config.name, init=self.config.init)
+        if not self.privacy.weighted:
+            return found
+        counts = state.counts.clamp(1.0, float(self.privacy.public_bound))  # what an upload may claim
+        return replace(found, weights=(counts / task.budget.cpu().clamp(min=1))[found.labels].float())
 
     def passes(self, counts: Int64[Tensor, "k"]) -> Passes:
-        """The real images once per network, the synthetic ones every step."""
+        """The real images that take part once per release, the synthetic ones every step."""
         ours = self.config.ipc * len(counts)
-        return Passes(self.config.networks.size * batch_size(counts, 0), self.config.iterations * ours)
+        taking_part = round(self.privacy.rate * batch_size(counts, 0))
+        return Passes(releases(self.privacy, self.config) * taking_part, self.config.iterations * ours)
 
-    def _release(
-        self, real: PrivateImages, task: Task, member: Draw, centre: Tensor, vectors: Callable[[Tensor, Tensor], Tensor]
-    ) -> NoisySum:
-        """What is asked is known by the network, the augmentation, the centre and what is matched."""
-        described = {"centre": centre, "augmentation": member.augmentation}
-        tensors = {name: value for name, value in described.items() if value is not None}
-        facts = [model_sha256(member.params), model_sha256(tensors), *self.config.match]
-        question = f"features {hashlib.sha256(' '.join(facts).encode()).hexdigest()}"
-        return real.release(question, vectors, centre, task.network, rows=task.runner.rows(0))
-
-    def _members(self) -> Fresh | Perturb:
-        """Where networks come from."""
+    def _network(self, task: Task, rng: torch.Generator, step: int) -> NoisyNetwork:
+        """The next network, with its release."""
         networks = self.config.networks
-        if networks.around == "server":
-            return Perturb(PerturbConfig(radius=networks.radius), self.config.augment)
-        return Fresh(FreshConfig(), self.config.augment)
-
-    def _vectors(self, task: Task, member: Draw) -> Callable[[Tensor, Tensor], Tensor]:
-        """Load a network; images and their labels to vectors under it and its augmentation."""
-        task.runner.load(member.params)
-        look = self.dm.look(task, member.params)
-
-        def vectors(images: Tensor, labels: Tensor) -> Float[Tensor, "n d"]:
-            if self.config.augment is not None and member.augmentation is not None:
-                images = augment(images, labels, member.augmentation, self.config.augment)
-            return look(images)
-
-        return vectors
+        if isinstance(networks, PoolConfig):
+            around = PerturbConfig(radius=networks.radius)
+            server = networks.around == "server"
+            source = Perturb(around, self.config.augment) if server else Fresh(FreshConfig(), self.config.augment)
+        else:
+            source = resolve("networks", networks.name)(networks, self.config.augment)
+        return ask(task, source.draw(task, None, rng, step), self.seeing, self.privacy, rng)
 
 
-def check(config: Section | None) -> Config:
+def releases(privacy: Privacy, config: Config) -> int:
+    """Releases of one client in one round."""
+    return config.iterations if privacy.mode == "per_step" else config.networks.size
+
+
+def check(config: Section | None, privacy: Privacy) -> Config:
     """Settings of `dm` that noisy class sums can serve; anything else is refused with the reason in one line."""
     if not isinstance(config, Config):
         name = getattr(config, "name", "?")
@@ -182,17 +148,27 @@ def check(config: Section | None) -> Config:
         raise UserError(f"privacy: method {name}: {reason}; valid: dm")
     if config.init != "noise":
         raise UserError(f"method.init: got {config.init}; under privacy real images never leave; valid: noise")
-    networks = config.networks
-    if not isinstance(networks, PoolConfig) or networks.refresh or networks.shared:
-        raise UserError(
-            "method.networks: under privacy every network is a release, and all are drawn before the first step; "
-            "valid: pool with refresh: 0 and shared: false"
-        )
+    _check_networks(config.networks, privacy.mode)
     if config.batch_real:
         raise UserError(
-            f"method.batch_real: got {config.batch_real}; valid under privacy: 0, all images once for each network"
+            f"method.batch_real: got {config.batch_real}; valid under privacy: 0: a release takes all images, "
+            "or a Poisson sample of them (privacy.rate)"
         )
     return config
+
+
+def _check_networks(networks: Any, mode: str) -> None:
+    pool = isinstance(networks, PoolConfig)
+    if mode == "precomputed" and (not pool or networks.refresh or networks.shared):
+        raise UserError(
+            "method.networks: under privacy every network is a release, and all are drawn before the first step; "
+            "valid: pool with refresh: 0 and shared: false; fresh and perturb with privacy.mode: per_step"
+        )
+    if mode == "per_step" and not isinstance(networks, FreshConfig | PerturbConfig):
+        raise UserError(
+            f"method.networks: got {networks.name}; under privacy.mode: per_step every step draws a network and "
+            "releases its sums; valid: fresh, perturb"
+        )
 
 
 SELECTS = "it uploads real images"

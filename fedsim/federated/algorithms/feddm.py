@@ -29,6 +29,7 @@ Cost    per round T condensation steps at every client and the server's epochs o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, overload
 
 import torch
@@ -44,6 +45,7 @@ from fedsim.distill.drive import condense
 from fedsim.distill.pool import radius_of
 from fedsim.distill.real import Real, RealImages
 from fedsim.federated.base import Broadcast, ClientView, ServerState, Setting, Upload, network_with
+from fedsim.federated.previous import received, sampled
 from fedsim.models.functional import flatten, state, trainable_names
 from fedsim.privacy.owner import PrivateImages
 from fedsim.seeding import Streams
@@ -104,21 +106,16 @@ class FedDM:
         return ServerState(0, state(setting.fresh(setting.streams.generator("server", "init"))))
 
     def broadcast(self, state: ServerState, clients: Sequence[int]) -> Mapping[int, Broadcast]:
-        """w_r to everyone."""
-        return dict.fromkeys(clients, Broadcast(state.round + 1, state.weights))
+        """w_r to everyone, and images of the round before where they are asked for."""
+        return dict.fromkeys(clients, Broadcast(state.round + 1, state.weights, state.memory))
 
     def client(self, view: ClientView, broadcast: Broadcast, streams: Streams) -> Upload:
         """ClientUpdate(k, w_r): condense the classes that are there."""
         task = self._tasks([view], broadcast)[0]
         synthetic, history = condense(
-            self.method,
-            task,
-            self.work(),
-            streams,
-            store=view.store,
-            checkpoint_every=view.checkpoint_every,
-            log=view.log,
-        )
+            self.method, task, self.work(), streams,
+            store=view.store, checkpoint_every=view.checkpoint_every, log=view.log,
+        )  # fmt: skip
         if view.setting.privacy is not None:  # neither how many images there are nor how well they were matched
             return Upload(view.client, broadcast.round, 1, synthetic=synthetic)
         return _upload(view, broadcast, synthetic, history)
@@ -158,6 +155,7 @@ class FedDM:
                 start=start,
                 device=setting.device,
                 shared=shared,
+                previous=received(setting, broadcast),
             )
             for owner, budget in (self._owner(view) for view in views)
         ]
@@ -177,7 +175,9 @@ class FedDM:
         self, setting: Setting, state: ServerState, uploads: Sequence[Upload], streams: Streams
     ) -> tuple[ServerState, dict[str, float]]:
         """w_{r+1}: train w_r on the union of the uploads."""
-        return self.train_on(setting, state, union(Sets(uploads)), streams)
+        images = union(Sets(uploads))
+        trained, metrics = self.train_on(setting, state, images, streams)
+        return replace(trained, memory=sampled(setting, images, streams.generator("previous"))), metrics
 
     def train_on(
         self, setting: Setting, state: ServerState, images: Images, streams: Streams

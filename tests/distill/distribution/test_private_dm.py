@@ -9,8 +9,8 @@ import torch
 
 from fedsim.catalog import CATALOG
 from fedsim.data.augment import Config as DSAConfig
+from fedsim.distill import noisy_networks
 from fedsim.distill.coresets.random import Config as RandomConfig
-from fedsim.distill.distribution import private_dm
 from fedsim.distill.distribution.dm import DistributionMatching
 from fedsim.distill.distribution.private_dm import REFUSED, PrivateMatching, believed, check
 from fedsim.distill.drive import condense
@@ -23,14 +23,14 @@ from fedsim.seeding import Streams, stream
 from fedsim.types import UserError
 from tests.reference import dm as loops
 from tests.reference import private_dm as reference
-from tests.reference.private_dm import LEAST, config, task
+from tests.reference.private_dm import LEAST, config, task, terms
 
 CLEAR = Mechanism(clip=1e3, kappa=1e3, sigma=1e-7)
 """No clipping, no noise to speak of."""
 
 
-def method(**settings: Any) -> PrivateMatching:
-    return PrivateMatching(config(**settings), LEAST)
+def method(privacy: dict[str, Any] | None = None, **settings: Any) -> PrivateMatching:
+    return PrivateMatching(config(**settings), terms(**(privacy or {})))
 
 
 @pytest.mark.parametrize("clip", [0.5, 2.0, 50.0])
@@ -39,10 +39,10 @@ def test_a_step_is_the_equation(tmp_path, clip):
     members = one.prepare(here, stream(0))
     state = one.init(here, members, stream(1))
     before, labels = state.pixels.clone().requires_grad_(), here.labels()
-    params = unflatten(members.flats[0], here.network.state_dict())
+    params = unflatten(members[0].flat, here.network.state_dict())
     look = loops.looking(here.network, params, ("embedding", "logits"))
-    kept = [float(count) >= LEAST for count in members.counts]
-    expected = reference.loss(before, labels, look, members.centres[0], members.targets[0], kept, clip)
+    kept = [float(count) >= LEAST for count in state.counts]
+    expected = reference.loss(before, labels, look, members[0].centre, members[0].target, kept, clip)
     (gradient,) = torch.autograd.grad(expected, before)
     found = one.step(here, members, state, stream(2))["loss"]
     assert float(found) == pytest.approx(float(expected.detach()) / sum(kept), rel=1e-6)
@@ -59,7 +59,7 @@ def test_without_noise_and_clipping_it_is_distribution_matching_with_a_pool(tmp_
 
 
 def test_a_bug_on_the_synthetic_side_is_noticed(tmp_path, monkeypatch):
-    monkeypatch.setattr(private_dm, "clipped", lambda rows, clip: rows)
+    monkeypatch.setattr(noisy_networks, "clipped", lambda rows, clip: rows)
     with pytest.raises(AssertionError):
         test_a_step_is_the_equation(tmp_path, 0.5)
 
@@ -131,7 +131,7 @@ def test_every_other_method_is_refused_with_its_reason(name):
     from fedsim.catalog import resolve
 
     with pytest.raises(UserError) as refused:
-        check(resolve("method", name).Config())
+        check(resolve("method", name).Config(), terms())
     assert str(refused.value) == f"privacy: method {name}: {REFUSED[name]}; valid: dm"
 
 
