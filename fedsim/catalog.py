@@ -75,6 +75,7 @@ CATALOG: dict[str, dict[str, str]] = {
     },
     "privacy": {
         "features": "fedsim.privacy.features:Features",
+        "gradients": "fedsim.privacy.gradients:Gradients",
     },
     "engine": {
         "local": "fedsim.federated.engines.local:Local",

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from fedsim.config import Section
+from fedsim.distill import private_steps
 from fedsim.distill.base import Distiller
 from fedsim.distill.distribution import private_dm
 from fedsim.distill.distribution.private_dm import PrivateMatching
 from fedsim.types import UserError
 
-ALGORITHMS = {"features": ("feddm", "one_shot")}
+ALGORITHMS = {"features": ("feddm", "one_shot"), "gradients": ("feddm", "one_shot", "fedmk")}
 """Mechanism → algorithms whose clients release nothing but what it accounts for."""
 
 
@@ -22,14 +23,19 @@ def check(privacy: Any, algorithm: str, method: Section | None) -> None:
             f"privacy: algorithm {algorithm} sends what is not accounted for; valid under {privacy.name}: "
             f"{', '.join(valid)}"
         )
-    private_dm.check(method)
+    if privacy.name == "gradients":
+        private_steps.check(method)
+    else:
+        private_dm.check(method)
 
 
 def distiller(agreed: Any, method: Section) -> Distiller:
     """The condensation of a private owner under that agreement."""
+    if agreed.config.name == "gradients":
+        return private_steps.distiller(method, agreed.config.least)
     return PrivateMatching(method, agreed.config.least)
 
 
 def releases(privacy: Any, method: Any) -> int:
     """Releases that one client makes in one round, at most."""
-    return method.networks.size
+    return private_steps.releases(method) if privacy.name == "gradients" else method.networks.size
