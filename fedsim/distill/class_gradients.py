@@ -31,7 +31,7 @@ Gradients = dict[str, Tensor]
 Distance = Callable[[Gradients, Gradients], Tensor]
 """D(ours, theirs) ≥ 0."""
 RealSide = Callable[[Task, Any, Any, torch.Generator], Iterable[Gradients]]
-"""(task, state, views of a step, rng) → g_c of each class present; of a private owner: gradient/private_gradients.py."""
+"""(task, state, views of a step, rng) → g_c of each class present; a private owner: gradient/private_gradients.py."""
 FEW = 1536
 """Pixels of a batch up to which the vectorised pass is the faster one on a CPU."""
 Batch = tuple[Tensor, Tensor]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from fedsim.distill.base import Task
@@ -31,19 +31,14 @@ class Counted:
     """n̂, mean over the releases so far."""
 
 
-class _Steps(Protocol):
-    counts: Tensor
-    steps: Tensor
-
-
 def nothing_counted(task: Task) -> Float64[Tensor, "k"]:
     """Counts before the first release."""
     return torch.zeros(task.num_classes, dtype=torch.float64)
 
 
-def count(state: _Steps, noisy: Float64[Tensor, "k"]) -> None:
-    """Take another step's n̂ into the mean, in place; `state.steps` does not count that step yet."""
-    state.counts += (noisy - state.counts) / (int(state.steps) + 1)
+def count(counts: Float64[Tensor, "k"], noisy: Float64[Tensor, "k"], before: Float[Tensor, ""]) -> None:
+    """Take another step's n̂ into the mean, in place, after so many steps before it."""
+    counts += (noisy - counts) / (int(before) + 1)
 
 
 def remaining(task: Task, counts: Float64[Tensor, "k"], least: float) -> tuple[Task, Bool[Tensor, "m"]]:

@@ -75,7 +75,7 @@ class PrivatePixels:
         facts = [model_sha256(drawn.params), *self.config.match]
         name = question(task, "pixels", int(state.steps), described, facts)
         found = ask(owner(task).release, task, name, rows, state.pixels[0].numel() * self.config.ipc)
-        count(state, found.counts)
+        count(state.counts, found.counts, state.steps)
         sizes = (found.rate * state.counts.clamp(min=self.least)).unsqueeze(1)
         gradient = (found.values[:, :-1] / sizes).view(state.pixels.shape).to(state.pixels)
         descent.descend(

@@ -124,7 +124,7 @@ class PrivateGradients:
         described = {"now": state.weights, "views": views}
         name = question(task, "gradients", int(state.steps), described, names)
         found = ask(owner(task).release, task, name, rows, width(params, names))
-        count(state, found.counts)
+        count(state.counts, found.counts, state.steps)
         means = found.values[:, :-1] / (found.rate * state.counts.clamp(min=self.least)).unsqueeze(1)
         for row in means:
             yield as_gradients(row, params, names)
@@ -148,6 +148,6 @@ class PrivateGradients:
         facts = [*names, config.weights, str(config.tau)]
         name = question(task, "weighted gradients", int(state.steps), described, facts)
         found = ask(owner(task).release_pooled, task, name, rows, width(own, names))
-        count(state, found.counts)
+        count(state.counts, found.counts, state.steps)
         mean = found.mean(state.counts, self.least)
         return {"gradient": mean.norm()}, as_gradients(mean, own, names)
