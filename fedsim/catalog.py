@@ -76,6 +76,7 @@ CATALOG: dict[str, dict[str, str]] = {
     },
     "privacy": {
         "features": "fedsim.privacy.features:Features",
+        "gradients": "fedsim.privacy.gradients:Gradients",
         "dp_sgd": "fedsim.privacy.dp_sgd:DPSGD",
     },
     "engine": {

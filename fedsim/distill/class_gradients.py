@@ -30,6 +30,8 @@ Gradients = dict[str, Tensor]
 """Name of a weight → its gradient, in the network's order."""
 Distance = Callable[[Gradients, Gradients], Tensor]
 """D(ours, theirs) ≥ 0."""
+RealSide = Callable[[Task, Any, Any, torch.Generator], Iterable[Gradients]]
+"""(task, state, views of a step, rng) → g_c of each class present; a private owner: gradient/private_gradients.py."""
 FEW = 1536
 """Pixels of a batch up to which the vectorised pass is the faster one on a CPU."""
 Batch = tuple[Tensor, Tensor]
@@ -200,6 +202,16 @@ def real_batches(task: Task, per_class: int, rng: torch.Generator) -> list[UInt8
     most = torch.full_like(budget, per_class) if per_class else task.real.counts
     pixels, labels = task.real.subset(torch.where(budget > 0, most, 0), rng)
     return by_class(pixels, torch.bincount(labels, minlength=len(budget)).tolist())
+
+
+def real_gradients(
+    task: Task, per_class: int, see: Callable[[Tensor, int], Tensor], rng: torch.Generator
+) -> Iterator[Gradients]:
+    """g_c of each class that has a budget: up to `per_class` random real images (0: all), as `see` shows them."""
+    batches = real_batches(task, per_class, rng)
+    for label, images in zip(task.present.tolist(), batches, strict=True):
+        seen = see(task.normalise(images), label)
+        yield first_order(task.runner, seen, torch.full((len(seen),), label, device=task.device))
 
 
 def no_class_sums(params: Params, draws: Tensor | None, rng: torch.Generator) -> tuple[Tensor, Tensor]:

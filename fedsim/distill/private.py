@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from fedsim.config import Section
+from fedsim.distill import private_steps
 from fedsim.distill.base import Distiller
 from fedsim.distill.distribution import class_means, private_dm
-from fedsim.distill.distribution.private_dm import PrivateMatching
 from fedsim.types import UserError
 
-ALGORITHMS = {"features": ("feddm", "one_shot"), "dp_sgd": ("fedavg",)}
+ALGORITHMS = {
+    "features": ("feddm", "one_shot"),
+    "gradients": ("feddm", "one_shot", "fedmk"),
+    "dp_sgd": ("fedavg",),
+}
 """Mechanism → algorithms whose clients release nothing but what it accounts for."""
 
 
@@ -25,6 +29,8 @@ def check(privacy: Any, algorithm: str, method: Section | None, norm: str | None
     if norm == "batch":
         raise UserError("model.norm: got batch; under privacy what is computed of a record must not depend on other "
                         "records; valid: instance, group, layer, none")  # fmt: skip
+    if privacy.name == "gradients":
+        private_steps.check(method)
     if privacy.name == "features" and not isinstance(method, class_means.Config):
         private_dm.check(method, privacy)
         if privacy.subspace == "previous" and rounds < 2:
@@ -36,13 +42,17 @@ def check(privacy: Any, algorithm: str, method: Section | None, norm: str | None
 
 def distiller(agreed: Any, method: Section) -> Distiller:
     """The condensation of a private owner under that agreement."""
+    if agreed.config.name == "gradients":
+        return private_steps.distiller(method, agreed.config.least)
     if isinstance(method, class_means.Config):
         return class_means.PrivateClassMeans(method, agreed.config.least)
-    return PrivateMatching(method, agreed.config)
+    return private_dm.PrivateMatching(method, agreed.config)
 
 
 def releases(privacy: Any, algorithm: Any, method: Any, rounds: int) -> int:
     """Releases that one client makes in so many rounds, at most."""
     if privacy.name == "dp_sgd":
         return rounds * privacy.local_steps(algorithm.local)
+    if privacy.name == "gradients":
+        return rounds * private_steps.releases(method)
     return 1 if isinstance(method, class_means.Config) else rounds * private_dm.releases(privacy, method)

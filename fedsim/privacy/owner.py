@@ -24,6 +24,7 @@ from fedsim.models.functional import has_batch_norm
 from fedsim.privacy.ledger import Charge, Ledger
 from fedsim.privacy.mechanism import Mechanism, NoisySum, release
 from fedsim.privacy.noise import Noise
+from fedsim.privacy.pooled import PooledSum, release_pooled
 from fedsim.types import UserError
 
 ROWS = 256
@@ -89,20 +90,36 @@ class PrivateImages:
         self, question: str, embed: Embed, centre: Float[Tensor, "d"], network: nn.Module, *, rows: int = 0
     ) -> NoisySum:
         """ṽ of all classes under `embed`, which passes images through `network`, at most `rows` at once."""
+
+        def make(source: Noise) -> Tensor:
+            pieces = self._pieces(embed, source, rows or ROWS)
+            return release(pieces, centre, self._classes, self.mechanism, source).values
+
+        values, simulated = self._once(question, network, make)
+        return NoisySum(values, float(self.mechanism.kappa), float(self.mechanism.rate), simulated)
+
+    def release_pooled(
+        self, question: str, embed: Embed, centre: Float[Tensor, "d"], network: nn.Module, *, rows: int = 0
+    ) -> PooledSum:
+        """ṽ over all records, whatever their class, and the noisy counts of all classes."""
+
+        def make(source: Noise) -> Tensor:
+            pieces = self._pieces(embed, source, rows or ROWS)
+            return release_pooled(pieces, centre, self._classes, self.mechanism, source).values
+
+        values, simulated = self._once(question, network, make)
+        return PooledSum(values, self._classes, float(self.mechanism.kappa), float(self.mechanism.rate), simulated)
+
+    def _once(self, question: str, network: nn.Module, make: Callable[[Noise], Tensor]) -> tuple[Tensor, bool]:
+        """What answers the question, made and charged the first time; and whether its noise is a simulation."""
         if has_batch_norm(network):
             raise UserError(
                 "model.norm: got batch; under privacy an image's features must not depend on other images; valid: "
                 "instance, group, layer, none"
             )
         source = self._noise(question)
-
-        def make() -> dict[str, Tensor]:
-            found = release(self._pieces(embed, source, rows or ROWS), centre, self._classes, self.mechanism, source)
-            return {"values": found.values}
-
         charge = Charge.of(question, self.mechanism, 1, simulated=source.simulated)
-        values = self.ledger.once(charge, make)["values"]
-        return NoisySum(values, float(self.mechanism.kappa), float(self.mechanism.rate), source.simulated)
+        return self.ledger.once(charge, lambda: {"values": make(source)})["values"], source.simulated
 
     def _pieces(self, embed: Embed, source: Noise, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Vectors and labels of the records that take part: all, or each with probability q."""

@@ -63,7 +63,7 @@ def test_whatever_is_exact_is_refused_in_one_line(tmp_path, ask: Callable[[Any],
 def test_it_stands_where_real_images_are_asked_for(tmp_path):
     assert isinstance(owner(tmp_path), Real)
     assert [name for name in dir(owner(tmp_path)) if not name.startswith("_")] == [
-        "class_sums", "counts", "image_shape", "ledger", "mechanism", "release", "subset",
+        "class_sums", "counts", "image_shape", "ledger", "mechanism", "release", "release_pooled", "subset",
     ]  # fmt: skip
 
 

@@ -24,6 +24,7 @@ Cost    a step is one forward and backward of the real batches, a forward and tw
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -40,11 +41,11 @@ from fedsim.distill.base import Task
 from fedsim.distill.class_gradients import (
     Distance,
     Gradients,
+    RealSide,
     by_class,
     distance_gradients,
-    first_order,
     no_class_sums,
-    real_batches,
+    real_gradients,
     require_independent_rows,
 )
 from fedsim.distill.cost import Passes, batch_size, preparation
@@ -147,9 +148,10 @@ class GradientMatching:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.source: NetworkSource = resolve("networks", config.networks.name)(config.networks, None)
-        table = loops(config.ipc)
-        self.outer = config.outer if config.outer is not None else table[0]
-        self.inner = config.inner if config.inner is not None else table[1]
+        outer, inner = loops(config.ipc)
+        self.outer = config.outer if config.outer is not None else outer
+        self.inner = config.inner if config.inner is not None else inner
+        self.theirs: RealSide = self._of_batches
 
     def prepare(self, task: Task, rng: torch.Generator) -> Any:
         """What the source of networks keeps. Runners come frozen; here gradients of weights are asked for."""
@@ -228,6 +230,10 @@ class GradientMatching:
         """One step of the network on a batch."""
         sgd_step(task.runner, images, labels, lr=self.config.lr_net)
 
+    def _of_batches(self, task: Task, state: State, views: Any, rng: torch.Generator) -> Iterable[Gradients]:
+        """g_c^T of random real images."""
+        return real_gradients(task, self.config.batch_real, lambda images, c: self.see(images, c, views), rng)
+
     def _match(self, task: Task, state: State, apart: Streams, rng: torch.Generator) -> tuple[list[Tensor], Tensor]:
         """Gradients of Σ_c D by the images and, if they are learned, the label logits; D of each class present."""
         present, sizes = task.present.tolist(), task.budget.tolist()
@@ -236,13 +242,8 @@ class GradientMatching:
         told = [one.softmax(1) for one in leaves[1]] if len(leaves) > 1 else by_class(task.labels(), sizes)
         shown = [self.decode(images, labels, parts) for images, labels in zip(leaves[0], told, strict=True)]
         ours = [(self.see(images, one, views), labels) for (images, labels), one in zip(shown, present, strict=True)]
-        real = zip(present, real_batches(task, self.config.batch_real, rng), strict=True)
-        seen = ((label, self.see(task.normalise(images), label, views)) for label, images in real)
-        theirs = (
-            first_order(task.runner, images, torch.full((len(images),), label, device=task.device))
-            for label, images in seen
-        )
-        found = distance_gradients(task.runner, ours, theirs, self.distance, self.config.class_batching)
+        theirs, way = self.theirs(task, state, views, rng), self.config.class_batching
+        found = distance_gradients(task.runner, ours, theirs, self.distance, way)
         gradients, losses = [], []
         for place, (back, loss) in enumerate(found):
             losses.append(loss)

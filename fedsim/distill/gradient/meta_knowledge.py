@@ -29,6 +29,7 @@ Cost    a step is two forwards and a backward of the real batch and K times a fo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -45,7 +46,7 @@ from fedsim.distill.base import Task
 from fedsim.distill.class_gradients import Gradients, no_class_sums, real_batches
 from fedsim.distill.cost import Passes, batch_size
 from fedsim.distill.descent import Images, descend
-from fedsim.distill.inner_training import put, take
+from fedsim.distill.inner_training import put
 from fedsim.distill.networks import NetworkSource
 from fedsim.distill.pixels import finish, start
 from fedsim.models.execution import Runner, wide
@@ -148,6 +149,10 @@ class State(Images):
     """w."""
 
 
+RealSide = Callable[[Task, State, Params, torch.Generator], tuple[dict[str, Tensor], Gradients]]
+"""What is told of a step, and g at w′, φ being of w; a private owner has another (private_gradients.py)."""
+
+
 class MetaKnowledge:
     """The distiller of meta knowledge condensation."""
 
@@ -157,6 +162,7 @@ class MetaKnowledge:
         self.config = config
         chosen = config.networks
         self.source: NetworkSource | None = resolve("networks", chosen.name)(chosen, None) if chosen else None
+        self.outer: RealSide = self._of_batch
 
     def prepare(self, task: Task, rng: torch.Generator) -> Any:
         """What the source of networks keeps. Runners come frozen; here gradients of weights are asked for."""
@@ -184,19 +190,16 @@ class MetaKnowledge:
         if step % config.restart == 0:
             state.weights.copy_(flatten(self._network(task, artifacts, rng, step)))
         put(runner, state.weights)
-        images, labels = real_batch(task, config.batch_real, rng)
-        phi = record_weights(runner, images, labels, config)
         pixels = state.pixels.detach().requires_grad_()
         after = inner_steps(
             runner, runner.network.state_dict(), pixels, task.labels(), config.inner_lr, config.inner_steps
         )
-        runner.load({name: value.detach() for name, value in after.items()})
-        loss, outer = outer_gradient(runner, images, labels, phi)
+        metrics, outer = self.outer(task, state, after, rng)
         gradient = pull_back(after, outer, pixels)
         descend(state, gradient, task.normalise, optimiser=config.optimiser, lr=config.lr, momentum=config.momentum)
         if (step + 1) % config.restart != 0:
-            take(runner, state.weights)
-        return {"loss": loss}
+            state.weights.copy_(flatten(after).detach())
+        return metrics
 
     def result(self, task: Task, state: State) -> SyntheticSet:
         """The images in bytes."""
@@ -209,6 +212,16 @@ class MetaKnowledge:
         looks = real if config.weights == "dynamic" else 0
         each = Passes(forward=looks, training=real + 3 * config.inner_steps * made)
         return each.times(config.iterations)
+
+    def _of_batch(
+        self, task: Task, state: State, after: Params, rng: torch.Generator
+    ) -> tuple[dict[str, Tensor], Gradients]:
+        """The weighted loss of random real images and g; the runner holds w, and w′ from then on."""
+        images, labels = real_batch(task, self.config.batch_real, rng)
+        phi = record_weights(task.runner, images, labels, self.config)
+        task.runner.load({name: value.detach() for name, value in after.items()})
+        loss, outer = outer_gradient(task.runner, images, labels, phi)
+        return {"loss": loss}, outer
 
     def _network(self, task: Task, artifacts: Any, rng: torch.Generator, step: int) -> Params:
         """w of step number `step`, from 0."""
