@@ -30,10 +30,10 @@ from fedsim.types import RunFailed
 COMMAND = [sys.executable, "-m", "fedsim", "run"]
 QUICKSTART = [*COMMAND, "configs/quickstart/feddm_digits.yaml", "controls.upload_real_subset=false"]
 SMALL = {
-    "fedmk": ["rounds=3", "algorithm.generator.steps=40", "method.iterations=8", "server.epochs=30",
-              "controls.upload_real_subset=false"],
-    "scaffold": ["rounds=3", "algorithm.local.epochs=2"],
-    "feddm_private": ["rounds=2", "method.iterations=100", "method.networks.size=5", "server.epochs=50"],
+    "fedmk": ["rounds=2", "algorithm.generator.steps=20", "method.iterations=3", "method.inner_steps=5",
+              "server.epochs=20", "controls.upload_real_subset=false"],
+    "scaffold": ["rounds=3", "algorithm.local.epochs=1"],
+    "feddm_private": ["rounds=2", "method.iterations=40", "method.networks.size=4", "server.epochs=20"],
 }  # fmt: skip
 ENGINES = ("local", "ray", "superlink")
 BIG = [

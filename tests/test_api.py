@@ -16,6 +16,7 @@ from fedsim import api
 from fedsim.data.images import Dataset, Images
 from fedsim.data.synthetic import SyntheticSet
 from fedsim.types import UserError
+from tests.reference.tiny_run import InlineGrid
 
 SMALL: dict[str, Any] = {"name": "convnet", "depth": 1, "width": 4}
 QUICK: dict[str, Any] = {"nets": 2, "train": {"epochs": 3, "batch_size": 64}}
@@ -126,7 +127,8 @@ def test_a_bare_convnet_fits_small_images(digits: Dataset) -> None:
     assert len(fedsim.distill(digits, ipc=1, iterations=1, batch_real=4)) == 10
 
 
-def test_simulate_gives_the_run_directory(tmp_path: Path) -> None:
+def test_simulate_gives_the_run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedsim.federated.engines.local.LocalGrid", InlineGrid)
     config = Path(__file__).parents[1] / "configs/quickstart/feddm_digits.yaml"
     run = fedsim.simulate(
         config, "rounds=1", "partition.clients=2", "method.iterations=2", "method.ipc=1", "method.networks.size=1",

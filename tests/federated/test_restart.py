@@ -24,7 +24,7 @@ from fedsim.schema import FederatedRun, resolve
 from tests.federated.algorithms.test_private_feddm import CHANGES
 from tests.reference.tiny_run import TINY, InlineGrid
 
-SCAFFOLD: dict[str, Any] = {"rounds": 3, "algorithm": "scaffold", "method": None, "server": None}
+SCAFFOLD: dict[str, Any] = {"rounds": 2, "algorithm": "scaffold", "method": None, "server": None}
 
 
 class TwoLives(InlineGrid):
