@@ -158,7 +158,7 @@ def test_noise_that_forgets_the_clipping_norm_is_noticed(monkeypatch):
 
 def test_clipping_the_sum_is_noticed(monkeypatch):
     def late(rows: Tensor, mechanism: Mechanism) -> Tensor:  # T4
-        return summed(rows.sum(0, keepdim=True) * 3, mechanism) if len(rows) else summed(rows, mechanism)
+        return len(rows) * summed(rows.mean(0, keepdim=True) * 3, mechanism) if len(rows) else summed(rows, mechanism)
 
     monkeypatch.setattr(module, "summed", late)
     assert not within()
