@@ -25,10 +25,11 @@ from tests.reference import dm as loops
 from tests.reference.private_dm import config, task, terms
 
 STEPS = 5
+FRESH = FreshConfig()
 CLEAR = Mechanism(clip=1e3, kappa=1e3, sigma=1e-7)
 
 
-def method(networks: Any = FreshConfig(), **privacy: Any) -> PrivateMatching:
+def method(networks: Any = FRESH, **privacy: Any) -> PrivateMatching:
     return PrivateMatching(config(networks=networks, iterations=STEPS), terms(mode="per_step", **privacy))
 
 
