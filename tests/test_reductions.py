@@ -77,6 +77,7 @@ from tests.reductions.gradient import (
     one_tiny_inner_step,
     where_images_start,
 )
+from tests.reductions.privacy import dm_of_new_networks_and_all_images, private_per_step_without_noise
 from tests.reductions.training import LOCAL, fitted
 from tests.reference import datadam as slow_datadam
 from tests.reference import dm as problem
@@ -95,6 +96,10 @@ TABLE = [
     Reduction(
         "dm", "augmentation without effect → none",
         lambda: pixels(problem.task(), augment=NO_EFFECT), lambda: pixels(problem.task()), 1e-5,
+    ),
+    Reduction(
+        "dm", "private, per step, C → ∞, σ → 0 → dm with fresh networks and all images",
+        private_per_step_without_noise, dm_of_new_networks_and_all_images, 1.01,
     ),
     Reduction("dm", "pool of one → that network", pool_of_one_network, that_network_fresh, 1e-6),
     Reduction(

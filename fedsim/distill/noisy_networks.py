@@ -1,6 +1,6 @@
 """One network of a private matching: what it sees in an image, and the noisy class sums that were released under it.
 
-    a   mean of ψ over public noise images        P   directions of a subspace, or all (subspace.py)
+    a   mean of ψ over public images              P   directions of a subspace, or all (subspace.py)
     r   of a real or synthetic image: clip_C(Pᵀ (ψ(x) − a))
 
 Network, augmentation, a and P are drawn without a look at private records; what is asked is known by all of them, so
@@ -29,7 +29,7 @@ from fedsim.privacy.owner import PrivateImages
 from fedsim.types import Params, UserError
 
 PUBLIC = 64
-"""Noise images whose mean vector is the centre."""
+"""Noise images."""
 
 Look = Callable[[Task, Params], Callable[[Float[Tensor, "n c h w"]], Float[Tensor, "n d"]]]
 """A network in the task's runner to what is matched of images (dm.py)."""
@@ -86,22 +86,28 @@ def ask(task: Task, drawn: Draw, seeing: Seeing, privacy: Config, rng: torch.Gen
     if not isinstance(task.real, PrivateImages):
         raise UserError("privacy: got a client's open images; valid: PrivateImages, which only noisy sums leave")
     vectors = seeing.vectors(task, drawn.params, drawn.augmentation)
-    noise = task.normalise.project(torch.randn((PUBLIC, *task.image_shape), generator=rng).to(task.device))
-    labels = torch.arange(PUBLIC, device=task.device) % task.num_classes
-    with torch.no_grad():
-        seen = vectors(noise, labels)
-        centre = seen.mean(0)
-        if privacy.subspace == "previous" and task.previous is not None:
-            seen = vectors(task.normalise(task.previous.pixels), task.previous.labels)
+    seen = public(task, vectors, rng)
+    centre = seen[privacy.centre].mean(0)
     columns, about, project = None, centre, vectors
     if privacy.dimension is not None:
-        rows = seen - centre if privacy.subspace == "previous" else None
+        rows = seen["previous"] - centre if privacy.subspace == "previous" else None
         columns = basis(privacy.dimension, len(centre), rng, rows).to(centre)
         about, project = torch.zeros(privacy.dimension), projected(vectors, centre, columns)
     question = asked({"centre": centre, "augmentation": drawn.augmentation, "basis": columns}, drawn, seeing.match)
     found = task.real.release(question, project, about, task.network, rows=task.runner.rows(0))
     target = found.targets(privacy.least).to(centre.dtype).to(task.device)
     return NoisyNetwork(flatten(drawn.params), drawn.augmentation, centre, columns, target, found.counts)
+
+
+def public(task: Task, vectors: Vectors, rng: torch.Generator) -> dict[str, Float[Tensor, "n d"]]:
+    """ψ of noise images and of those of the round before; in round 1 noise stands in for these."""
+    noise = task.normalise.project(torch.randn((PUBLIC, *task.image_shape), generator=rng).to(task.device))
+    labels = torch.arange(PUBLIC, device=task.device) % task.num_classes
+    with torch.no_grad():
+        found = {"noise": vectors(noise, labels)}
+        images = task.previous
+        sent = None if images is None else vectors(task.normalise(images.pixels), images.labels)
+    return found | {"previous": found["noise"] if sent is None else sent}
 
 
 def projected(vectors: Vectors, centre: Float[Tensor, "d"], columns: Float[Tensor, "d e"]) -> Vectors:

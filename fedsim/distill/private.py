@@ -33,10 +33,11 @@ def check(privacy: Any, algorithm: str, method: Section | None, norm: str | None
         private_steps.check(method)
     if privacy.name == "features" and not isinstance(method, class_means.Config):
         private_dm.check(method, privacy)
-        if privacy.subspace == "previous" and rounds < 2:
+        if "previous" in (privacy.subspace, privacy.centre) and rounds < 2:
+            what = "subspace" if privacy.subspace == "previous" else "centre"
             raise UserError(
-                f"privacy.subspace: previous takes its directions from the uploads of the round before, and rounds is "
-                f"{rounds}; valid: rounds of at least 2, or subspace: random or none"
+                f"privacy.{what}: previous looks at the uploads of the round before, and rounds is {rounds}; "
+                f"valid: rounds of at least 2, or another {what}"
             )
 
 

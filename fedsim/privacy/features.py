@@ -38,6 +38,10 @@ class Config(Terms):
     dimension: int | None = Field(default=None, ge=1)
     """d': directions of the subspace."""
 
+    centre: Literal["noise", "previous"] = "noise"
+    """Public images whose mean vector is the centre a: noise, or from round 2 on what was uploaded in the round before,
+    which lies nearer to real images, so that less of a vector is what all have in common."""
+
     @model_validator(mode="after")
     def _dimension_of_a_subspace(self) -> Config:
         if (self.subspace == "none") != (self.dimension is None):
@@ -57,4 +61,4 @@ class Features(Agreement):
         super().__init__(config, releases)
         self.mechanism = Mechanism(config.clip, config.kappa, self.sigma, config.rate)
         self.most_weight = float(config.public_bound) if config.weighted else None
-        self.sends_previous = config.subspace == "previous"
+        self.sends_previous = "previous" in (config.subspace, config.centre)

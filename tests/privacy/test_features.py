@@ -1,120 +1,81 @@
-"""What a run agrees on: one δ for all clients, fixed before any data is seen; noise that says whether it repeats."""
+"""`privacy: features`: its settings, what they refuse, and that a Poisson sample estimates what all records give."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import pytest
 import torch
+from pydantic import ValidationError
 
-from fedsim.config import validate
 from fedsim.privacy.accountant import Releases, guarantee
 from fedsim.privacy.features import Config, Features
-from fedsim.privacy.ledger import Charge, Ledger
-from fedsim.privacy.noise import SystemNoise
+from fedsim.privacy.mechanism import Mechanism, NoisySum
+from fedsim.privacy.noise import SeededNoise, SystemNoise
 from fedsim.seeding import Streams
-from fedsim.types import UserError
+from tests.privacy.test_owner import CENTRE, WIDTH, flat, owner
+from tests.reference import dm as loops
 
-AGREED: dict[str, Any] = {"name": "features", "target_epsilon": 8.0, "public_bound": 2000}
-
-
-def agreement(releases: int = 4, **changes: Any) -> Features:
-    return Features(validate(Config, AGREED | changes), releases)
-
-
-def pay(features: Features, folder: Path, number: int, delta: float = 1e-5) -> None:
-    """A client's releases under a ledger of its own δ."""
-    simulated = features.config.noise == "seeded"
-    ledger = Ledger(folder, delta, features.config.adjacency)
-    charge = Charge.of("round 1", features.mechanism, number, simulated=simulated)
-    ledger.once(charge, lambda: {"values": torch.zeros(1)})
-
-
-def epsilon(features: Features, number: int) -> float:
-    return guarantee([Releases(features.mechanism.sigma, number)], 1e-5).epsilon
-
-
-@pytest.mark.parametrize("adjacency", ["add_remove", "replace"])
-def test_all_releases_together_cost_the_target(adjacency):
-    features = agreement(adjacency=adjacency)
-    assert features.result([])["epsilon"] == pytest.approx(8.0, rel=1e-6)
-    assert features.mechanism.sigma == pytest.approx(agreement(1, adjacency=adjacency).mechanism.sigma * 2, rel=1e-6)
-
-
-# --- T20: δ that depends on data ---
+TERMS = {"public_bound": 2000, "noise": "seeded", "sigma": 1.0}
 
 
 @pytest.mark.parametrize(
-    "delta", [{"0": 1e-5, "1": 1e-6}, [1e-5, 1e-6], "1/n_k", "auto", None, torch.tensor([1e-5, 1e-6])]
+    ("settings", "says"),
+    [
+        ({"adjacency": "replace", "rate": 0.2}, "adjacency: replace is accounted for with all records"),
+        ({"subspace": "random"}, "dimension: got None with subspace: random"),
+        ({"dimension": 8}, "dimension: got 8 with subspace: none"),
+        ({"rate": 0.0}, "greater than 0"),
+        ({"mode": "once"}, "'precomputed' or 'per_step'"),
+    ],
 )
-def test_a_delta_for_each_client_or_of_their_sizes_is_no_delta(delta):
-    with pytest.raises(UserError, match=r"^(test: )?delta: ") as refused:
-        agreement(delta=delta)
-    assert "\n" not in str(refused.value)
+def test_settings_that_do_not_fit_are_refused(settings, says):
+    with pytest.raises(ValidationError, match=says):
+        Config(**TERMS, **settings)
 
 
-@pytest.mark.parametrize("bound", [{"0": 100}, [100, 200], "max", None])
-def test_nor_is_there_a_bound_for_each_client(bound):
-    with pytest.raises(UserError, match="public_bound: "):
-        agreement(public_bound=bound)
+def test_what_the_parties_agree_on_follows_from_the_settings():
+    plain = Features(Config(**TERMS, weighted=False), 3)
+    assert (plain.most_weight, plain.sends_previous) == (None, False)
+    assert Features(Config(**TERMS, weighted=True), 3).most_weight == 2000.0
+    assert Features(Config(**TERMS, subspace="previous", dimension=4), 3).sends_previous
+    assert Features(Config(**TERMS, centre="previous"), 3).sends_previous
 
 
-def test_a_ledger_kept_under_one_over_the_clients_size_is_refused(tmp_path):
-    """Planted: client 0 holds 321 records and pays at δ = 1/322."""
-    features = agreement()
-    pay(features, tmp_path, 1, delta=1 / 322)
-    with pytest.raises(UserError, match="fixed before the first release"):
-        features.result([(tmp_path, 321)])
-    with pytest.raises(UserError, match="fixed before the first release"):
-        features.ledger(tmp_path)
+def test_a_sampled_run_is_accounted_for_with_its_rate():
+    terms = {"public_bound": 2000, "noise": "seeded", "target_epsilon": 2.0}
+    sampled, whole = (Features(Config(**terms, rate=rate), 30) for rate in (0.2, 1.0))
+    assert sampled.planned() <= 2.0
+    assert sampled.sigma < whole.sigma
+    assert guarantee([Releases(sampled.sigma, 30, 0.2)], 1e-5).method == "prv"
 
 
-def test_epsilon_and_delta_do_not_depend_on_how_many_records_a_client_holds(tmp_path):
-    features = agreement()
-    pay(features, tmp_path, 4)
-    few, many = (features.result([(tmp_path, records)]) for records in (1, 1999))
-    assert few == many
-    assert few["delta"] == 1e-5
+@pytest.mark.parametrize("rate", [1.0, 0.3])
+def test_targets_and_counts_are_unbiased(tmp_path, rate):
+    """Over 300 releases the mean of Σ/q and of n̂ lies within five standard errors of the exact sum and count."""
+    images, trials = loops.images((40, 0, 12, 3)), 300
+    here, network = owner(tmp_path, images, clip=3.0, kappa=1.0, sigma=0.4, rate=rate), loops.convnet()
+    found = [here.release(f"{trial}", flat, CENTRE, network).values for trial in range(trials)]
+    values = torch.stack(found) / rate
+    vectors = loops.NORMALISE(images.pixels).flatten(1).double()
+    vectors *= (3.0 / vectors.norm(dim=1, keepdim=True)).clamp(max=1)
+    exact = torch.stack([vectors[images.labels == label].sum(0) for label in range(4)])
+    expected = torch.cat([exact, images.counts(4).double().unsqueeze(1)], 1)
+    error = values.std(0) / trials**0.5
+    assert error.shape == (4, WIDTH + 1)
+    assert float(((values.mean(0) - expected).abs() / error).max()) < 5
+    with pytest.raises(AssertionError):  # forgetting q is noticed
+        assert float(((values.mean(0) * 0.9 - expected).abs() / error).max()) < 5
 
 
-# --- T11: noise that somebody can repeat ---
+@pytest.mark.parametrize("source", [SystemNoise(), SeededNoise(Streams(0).generator())])
+def test_coins_fall_independently_at_the_rate(source):
+    fallen = torch.stack([source.chosen(2000, 0.2) for _ in range(20)]).double()
+    assert float(fallen.mean()) == pytest.approx(0.2, abs=5 * (0.16 / 40000) ** 0.5)
+    assert float(fallen.sum(1).std()) == pytest.approx((2000 * 0.16) ** 0.5, rel=0.6)  # binomial, not a fixed size
 
 
-def test_noise_of_the_system_is_drawn_without_the_runs_streams_and_never_repeats():
-    draw = agreement().noise(Streams(0))
-    one, two = (draw("round 1") for _ in range(2))
-    assert isinstance(one, SystemNoise)
-    assert not one.simulated
-    assert vars(one) == {}  # nothing that a config or a log could hold
-    assert not torch.equal(one.normal(9), two.normal(9))
-
-
-def test_seeded_noise_repeats_and_is_never_called_dp(tmp_path):
-    features = agreement(noise="seeded")
-    one, two = (features.noise(Streams(0))("round 1") for _ in range(2))
-    assert torch.equal(one.normal(9), two.normal(9))
-    assert one.simulated
-    pay(features, tmp_path, 4)
-    for clients, elsewhere in (([], 0), ([(tmp_path, 10)], 0), ([(tmp_path, 10)], 1), ([], 2)):
-        assert features.result(clients, elsewhere)["label"] == "simulated_dp"
-
-
-# --- ledgers that cannot be read here ---
-
-
-def test_a_client_elsewhere_counts_with_what_was_agreed(tmp_path):
-    """The one that can be read took part once only; nothing is known of the other."""
-    features = agreement()
-    pay(features, tmp_path, 1)
-    here, both = features.result([(tmp_path, 10)]), features.result([(tmp_path, 10)], elsewhere=1)
-    assert here["epsilon"] == epsilon(features, 1)
-    assert both["epsilon"] == both["planned_epsilon"] == epsilon(features, 4) > here["epsilon"]
-    assert (both["label"], both["ledgers"], both["evidence"]) == ("dp", 1, "planned: ledgers stay with the clients")
-
-
-def test_a_ledger_that_cost_more_than_was_planned_is_what_is_told(tmp_path):
-    features = agreement()
-    pay(features, tmp_path, 6)  # killed, and charged again
-    found = features.result([(tmp_path, 10)], elsewhere=1)
-    assert found["epsilon"] == epsilon(features, 6) > found["planned_epsilon"]
+def test_the_rate_scales_counts_and_targets():
+    values = torch.tensor([[4.0, 8.0, 2.0]], dtype=torch.float64)
+    found = NoisySum(values, 1.0, 0.25, simulated=True)
+    assert found.counts.tolist() == [8.0]
+    assert found.targets(1.0).tolist() == [[2.0, 4.0]]  # sums over the sampled, counts of the sampled
+    assert Mechanism(1.0, 1.0, 1.0, 0.25).releases(3).rate == 0.25

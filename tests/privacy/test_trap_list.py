@@ -61,7 +61,7 @@ TRAPS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
         ),
     }),
     "T11": ("noise from a seed that the config names [ledger]", {
-        "privacy.test_features": (
+        "privacy.test_agreement": (
             "test_seeded_noise_repeats_and_is_never_called_dp",
             "test_noise_of_the_system_is_drawn_without_the_runs_streams_and_never_repeats",
         ),
@@ -100,7 +100,7 @@ TRAPS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
         "privacy.test_planted_bugs": ("test_clipping_in_low_precision_is_noticed",),
     }),
     "T20": ("a δ that depends on data [type, ledger]", {
-        "privacy.test_features": (
+        "privacy.test_agreement": (
             "test_a_delta_for_each_client_or_of_their_sizes_is_no_delta",
             "test_nor_is_there_a_bound_for_each_client",
             "test_a_ledger_kept_under_one_over_the_clients_size_is_refused",

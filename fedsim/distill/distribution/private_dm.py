@@ -6,7 +6,7 @@
     ṽ_j = Σ_c noisy sums of clip_C(Pᵀ(ψ_j(x) − a_j))
     S ← S − η ∇ Σ_c ‖ target_jc − mean_{s ∈ S_c} clip_C(Pᵀ(ψ_j(s) − a_j)) ‖²
 
-    ψ_j  [embedding, logits] under w_j and its augmentation      a_j       mean of ψ_j over public noise images
+    ψ_j  [embedding, logits] under w_j and its augmentation      a_j       mean of ψ_j over public images
     C    clipping norm, the same on both sides                   target    ṽ / max(n̂, n_min) (privacy/mechanism.py)
     P    directions of a subspace (subspace.py), or all          n̂        noisy counts, mean over the releases so far
 

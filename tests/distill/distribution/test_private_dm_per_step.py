@@ -24,7 +24,8 @@ from fedsim.types import UserError
 from tests.reference import dm as loops
 from tests.reference.private_dm import config, task, terms
 
-STEPS, FRESH = 5, FreshConfig()
+STEPS = 5
+FRESH = FreshConfig()
 CLEAR = Mechanism(clip=1e3, kappa=1e3, sigma=1e-7)
 
 

@@ -66,6 +66,26 @@ def test_a_run_spends_what_was_planned_and_says_that_it_is_a_simulation(tmp_path
     assert "simulated_dp" in (folder / "report.html").read_text()
 
 
+def test_a_sampled_run_is_accounted_for_by_prv_and_stays_below_its_target(tmp_path):
+    found = result(run(tmp_path, privacy={"rate": 0.2}, rounds=1))
+    assert found["privacy"]["method"] == "prv"
+    assert found["epsilon"] == found["privacy"]["planned_epsilon"] <= 8.0
+    (charge,) = found["privacy"]["charges"]
+    assert (charge["rate"], charge["number"]) == (0.2, 2)
+    (coins,) = [one for one in found["privacy"]["assumptions"] if one["name"] == "participation of records"]
+    assert coins["evidence"] == "independent coins with one public rate"
+
+
+def test_a_run_of_releases_per_step_pays_for_every_step(tmp_path):
+    method = {"name": "dm", "batch_real": 0, "iterations": 3, "ipc": 1, "networks": {"name": "perturb"}}
+    raw = merge(parse_yaml(TINY, "test"), CHANGES) | {"method": method, "privacy": PRIVACY | {"mode": "per_step"}}
+    folder = execute(resolve(FederatedRun, raw), tmp_path)
+    found = result(folder)
+    assert found["privacy"]["releases"] == 3 * 2
+    assert [len(ledger(folder, client).charges) for client in (0, 1)] == [6, 6]
+    assert found["epsilon"] == pytest.approx(8.0, rel=1e-6)
+
+
 def test_noise_of_the_system_is_no_simulation_and_differs(tmp_path):
     found = [result(run(tmp_path / name, privacy={"noise": "system"}, rounds=1)) for name in "ab"]
     assert [one["privacy"]["label"] for one in found] == ["dp", "dp"]
@@ -158,6 +178,11 @@ def test_a_client_without_images_is_asked_and_answers_like_any_other(tmp_path):
         ({"privacy": {"target_epsilon": None}}, "privacy: "),
         ({"privacy": {"public_bound": None}}, "privacy.public_bound"),
         ({"privacy": {"clip": float("nan")}}, "privacy.clip"),
+        ({"privacy": {"adjacency": "replace", "rate": 0.2}}, "privacy: "),
+        ({"privacy": {"subspace": "previous", "dimension": 4}, "rounds": 1}, "privacy.subspace: previous looks at"),
+        ({"privacy": {"centre": "previous"}, "rounds": 1}, "privacy.centre: previous looks at"),
+        ({"privacy": {"mode": "per_step"}}, "method.networks: got pool; under privacy.mode: per_step"),
+        ({"method": {"networks": {"name": "fresh"}}}, "method.networks: under privacy every network is a release"),
     ],
 )
 def test_what_would_release_more_than_is_paid_is_refused_before_any_work(changes, says):
