@@ -68,9 +68,10 @@ def train(message: Message, context: Context) -> Message:
         checkpoint_every=config.checkpoint_every,
         faults=config.faults,
         timeout=config.participation.timeout,
+        wire=config.wire,
         forget=config.transcript == "none",
     )
-    return Message(serve(node, read_broadcasts(message.content)), reply_to=message)
+    return Message(serve(node, read_broadcasts(message.content, config.wire)), reply_to=message)
 
 
 def own_folder(store: Path, parts: Parts) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import Field
 
@@ -20,6 +20,7 @@ from fedsim.federated.faults import Fault
 from fedsim.federated.messages import UploadLimits
 from fedsim.federated.rounds import Participation
 from fedsim.federated.transcript import Mode
+from fedsim.federated.wire import PLAIN, Wire, check_wire
 from fedsim.privacy.ledger import check_delta
 from fedsim.training.evaluate import EvaluationConfig
 from fedsim.training.ranking import RankingConfig
@@ -68,6 +69,7 @@ class Experiment(Section):
 class FederatedRun(Experiment):
     """`fedsim run`."""
 
+    later: ClassVar[tuple[str, ...]] = ("wire",)
     rounds: int = Field(ge=1)
     """Communication rounds R."""
     engine: Choice("engine") = LocalConfig()  # pyright: ignore[reportInvalidTypeForm]
@@ -84,6 +86,8 @@ class FederatedRun(Experiment):
     """The server's training on the uploads; only where the algorithm uploads synthetic images."""
     participation: Participation = Participation()
     """Who is asked, how long, how many must answer."""
+    wire: Wire = PLAIN
+    """How arrays travel: number formats, compression."""
     upload_limits: UploadLimits = UploadLimits()
     """What an upload may hold."""
     transcript: Mode = "uploads"
@@ -166,8 +170,10 @@ def _possible(config: Experiment) -> None:
             f"method.formation={formation}: parts of a stored image are cut from plain pixels and cannot be whitened; "
             "give formation=1, or no data.zca"
         )
-    if isinstance(config, FederatedRun) and config.privacy is not None:
-        _private(config)
+    if isinstance(config, FederatedRun):
+        check_wire(config.wire, config.algorithm.name, config.method)
+        if config.privacy is not None:
+            _private(config)
     networks = getattr(getattr(config, "method", None), "networks", None)
     around = "server" if getattr(networks, "name", None) == "perturb" else getattr(networks, "around", None)
     if isinstance(config, Distillation) and around == "server":

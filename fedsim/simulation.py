@@ -114,7 +114,7 @@ def _rounds(
 def _contract(config: FederatedRun, setting: Setting, per_class: int, weights: Params | None) -> Contract:
     """What every upload of the run must be."""
     formation, soft = getattr(config.method, "formation", 1), learns_labels(config.method)
-    return Contract.agree(setting, per_class, weights, config.upload_limits, formation, soft)
+    return Contract.agree(setting, per_class, weights, config.upload_limits, formation, soft, config.wire)
 
 
 def _transcript(run: RunDirectory, config: FederatedRun) -> Transcript:

@@ -24,6 +24,7 @@ from fedsim.federated.base import Algorithm, Broadcast, ClientView, Setting, Upl
 from fedsim.federated.faults import Fault, before_work, tamper
 from fedsim.federated.messages import write_stop, write_upload
 from fedsim.federated.progress import LISTENER
+from fedsim.federated.wire import PLAIN, Wire, encode
 from fedsim.runs import load_tensors, save_tensors
 from fedsim.seeding import Streams
 from fedsim.types import Params, UserError
@@ -46,6 +47,8 @@ class Node:
     faults: Sequence[Fault] = ()
     timeout: float = 600.0
     """Seconds one client may work on one round."""
+    wire: Wire = PLAIN
+    """How arrays travel."""
     forget: bool = False
     """Drop a client's folders of earlier rounds when it is asked for the next: their uploads arrived."""
 
@@ -66,7 +69,7 @@ def answer(node: Node, client: int, broadcast: Broadcast) -> RecordDict:
         if not stops_the_run(node, error):
             raise
         return write_stop(client, error)
-    return tamper(node.faults, client, broadcast.round, write_upload(upload))
+    return encode(tamper(node.faults, client, broadcast.round, write_upload(upload)), node.wire)
 
 
 def stops_the_run(node: Node, error: OSError | UserError) -> bool:

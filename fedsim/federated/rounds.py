@@ -21,10 +21,11 @@ from fedsim.config import Section
 from fedsim.federated.base import Algorithm, ServerState, Setting
 from fedsim.federated.blocks import Envelopes, read_answer
 from fedsim.federated.deadline import lifetime
-from fedsim.federated.messages import Contract, Rejected, failure, payload_bytes, read_upload, write_failure
+from fedsim.federated.messages import Contract, failure, payload_bytes, read_upload, write_failure
 from fedsim.federated.nodes import Absent, Nodes
 from fedsim.federated.record import Flops, RoundRecord, append_record, keep_records
 from fedsim.federated.transcript import Receipt, StoredUploads, Transcript
+from fedsim.federated.wire import Rejected, as_received
 from fedsim.runs import RunDirectory
 from fedsim.seeding import Streams
 from fedsim.types import RunFailed
@@ -140,10 +141,11 @@ def collect(
     grid: Grid, server: Server, nodes: Mapping[int, int], state: ServerState, record: RoundRecord
 ) -> StoredUploads:
     """Send the broadcasts, wait for every reply or error, check and store each upload as it comes."""
-    broadcasts = server.algorithm.broadcast(state, record.asked)
+    wire = server.contract.wire
+    broadcasts = as_received(server.algorithm.broadcast(state, record.asked), wire)
     server.transcript.open(record.round)
     server.transcript.send(record.round, broadcasts)
-    owners = _send(grid, server, nodes, Envelopes(broadcasts), record)
+    owners = _send(grid, server, nodes, Envelopes(broadcasts, wire), record)
     receipts: list[Receipt] = []
     while owners:
         for reply in grid.pull_messages(list(owners)):
