@@ -18,7 +18,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from fedsim.build import Parts, own_code
+from fedsim.build import Parts
 from fedsim.config import digest, parse_yaml, validate
 from fedsim.federated.blocks import addressed, clients_of, read_broadcasts
 from fedsim.federated.client import Node
@@ -26,6 +26,7 @@ from fedsim.federated.engines.base import Outcome
 from fedsim.federated.engines.hosted import Hosted
 from fedsim.federated.engines.submission import tell
 from fedsim.federated.serve import serve
+from fedsim.own_code import own_code
 from fedsim.schema import FederatedRun, load_run
 from fedsim.types import UserError
 from fedsim.verdict import WRONG_INPUT, verdict

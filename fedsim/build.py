@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +12,7 @@ import torch
 
 from fedsim import catalog
 from fedsim.compute import Compute
-from fedsim.config import Section, dump
+from fedsim.config import Section
 from fedsim.data.images import Dataset, Images
 from fedsim.data.partition import IIDConfig
 from fedsim.data.split import Split, draw_split
@@ -26,7 +23,7 @@ from fedsim.distill.pool import radius_of
 from fedsim.distill.real import RealImages
 from fedsim.federated.base import Algorithm, Setting
 from fedsim.federated.engines.base import Engine, Launcher
-from fedsim.federated.rounds import asked
+from fedsim.federated.participation import Roll
 from fedsim.models.execution import Execution, Runner
 from fedsim.models.functional import has_batch_norm
 from fedsim.models.network import Network, build_network
@@ -115,6 +112,15 @@ class Parts:
         """Clients that may be asked: those that hold images; under privacy all, as who holds none is not told."""
         return [one for one, held in enumerate(self.split.client) if len(held) or self.privacy is not None]
 
+    @property
+    def roll(self) -> Roll:
+        """Clients that may be asked, and when they can be reached."""
+        config = self.config
+        assert isinstance(config, FederatedRun)
+        chosen: Any = config.participation.trace
+        trace = catalog.resolve("trace", chosen.name)(chosen) if chosen is not None else None
+        return Roll(self.asked, len(self.split.client), trace)
+
     def distiller(self, method: Any) -> Distiller:
         """The condensation method of that section."""
         return catalog.resolve("method", method.name)(method)
@@ -182,29 +188,6 @@ def central_task(
     )
 
 
-def own_code(config: Experiment) -> dict[str, str]:
-    """SHA-256 of the file of every part that is not the catalog's (`package.module:Class`), by its name."""
-    names = [value for key, value in _leaves(dump(config)) if key == "name" and ":" in str(value)]
-    return {name: hashlib.sha256(_source_file(name).read_bytes()).hexdigest()[:16] for name in names}
-
-
-def _leaves(values: Any) -> Iterator[tuple[str, Any]]:
-    """(key, value) of everything that is no mapping and no list."""
-    for key, value in values.items() if isinstance(values, dict) else ():
-        for inner in value if isinstance(value, list) else [value]:
-            if isinstance(inner, dict):
-                yield from _leaves(inner)
-            else:
-                yield key, inner
-
-
-def _source_file(name: str) -> Path:
-    module = importlib.import_module(name.partition(":")[0])
-    if module.__file__ is None:
-        raise UserError(f"'{name}' comes from no file, so a run could not notice its changes; put it in a module file")
-    return Path(module.__file__)
-
-
 def check(parts: Parts) -> None:
     """Everything that can be refused before any work: data, partition, architecture, faults that name a client."""
     parts.fresh()(parts.streams.generator("template"))
@@ -222,12 +205,7 @@ def check(parts: Parts) -> None:
         if fault.round > config.rounds:
             raise UserError(f"faults: round {fault.round} does not exist; valid: 1 to {config.rounds}")
     _check_algorithm(parts, config)
-    most = asked(config.participation.fraction, len(parts.asked))
-    if config.participation.min_replies > most:
-        raise UserError(
-            f"participation.min_replies={config.participation.min_replies} can never be reached: "
-            f"{most} clients are asked in a round; valid: 1 to {most}"
-        )
+    parts.roll.check(config.participation, config.rounds, parts.streams)
 
 
 def _check_algorithm(parts: Parts, config: FederatedRun) -> None:

@@ -76,6 +76,11 @@ CATALOG: dict[str, dict[str, str]] = {
     "privacy": {
         "features": "fedsim.privacy.features:Features",
     },
+    "trace": {
+        "bernoulli": "fedsim.federated.traces:Bernoulli",
+        "cyclic": "fedsim.federated.traces:Cyclic",
+        "file": "fedsim.federated.traces:File",
+    },
     "engine": {
         "local": "fedsim.federated.engines.local:Local",
         "ray": "fedsim.federated.engines.ray:Ray",

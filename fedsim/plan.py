@@ -53,7 +53,7 @@ def _epsilon(parts: Parts) -> str:
 
 def _federated(parts: Parts, config: FederatedRun, forward: float, backward: float) -> list[str]:
     clients = parts.split.client
-    share = config.participation.fraction
+    share = parts.roll.share(config.participation.fraction, config.rounds, parts.streams)
     algorithm = parts.algorithm()
     first = as_received(algorithm.broadcast(algorithm.init(parts.setting), [0]), config.wire)[0]
     down = payload_bytes(encode(write_broadcast(first), config.wire))

@@ -18,7 +18,7 @@ from fedsim.distill.soft_labels import learns_labels
 from fedsim.federated.engines.local import Config as LocalConfig
 from fedsim.federated.faults import Fault
 from fedsim.federated.messages import UploadLimits
-from fedsim.federated.rounds import Participation
+from fedsim.federated.participation import Participation
 from fedsim.federated.transcript import Mode
 from fedsim.federated.wire import PLAIN, Wire, check_wire
 from fedsim.privacy.ledger import check_delta

@@ -88,7 +88,7 @@ def _rounds(
         participation=config.participation,
         contract=_contract(config, setting, per_class, algorithm.uploaded(setting)),
         transcript=_transcript(run, config),
-        available=parts.asked,
+        roll=parts.roll,
         score=on_val,
         flops=round_flops(parts),
         console=terminal,
