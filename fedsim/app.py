@@ -70,6 +70,7 @@ def train(message: Message, context: Context) -> Message:
         faults=config.faults,
         timeout=config.participation.timeout,
         wire=config.wire,
+        own=parts.algorithm_of if parts.scales else None,
         forget=config.transcript == "none",
     )
     return Message(serve(node, read_broadcasts(message.content, config.wire)), reply_to=message)

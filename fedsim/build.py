@@ -22,6 +22,7 @@ from fedsim.distill.distribution.private_dm import PrivateMatching
 from fedsim.distill.pool import radius_of
 from fedsim.distill.real import RealImages
 from fedsim.federated.base import Algorithm, Setting
+from fedsim.federated.budgets import scaled_local, scaled_method
 from fedsim.federated.engines.base import Engine, Launcher
 from fedsim.federated.participation import Roll
 from fedsim.models.execution import Execution, Runner
@@ -95,7 +96,7 @@ class Parts:
         holding = sum(len(positions) > 0 for positions in self.split.client)
         return Setting(
             self.streams, dataset.classes, dataset.image_shape, self.normalise, self.fresh(), self.device,
-            self.execution, holding, privacy=self.privacy,
+            self.execution, holding, privacy=self.privacy, scales=self.scales,
         )  # fmt: skip
 
     @cached_property
@@ -106,6 +107,14 @@ class Parts:
             return None
         made = catalog.resolve("privacy", config.privacy.name)
         return made(config.privacy, config.rounds * config.method.networks.size)
+
+    @cached_property
+    def scales(self) -> tuple[float, ...]:
+        """Share of a round's full work that each client does; empty: all of it."""
+        chosen: Any = getattr(self.config, "budgets", None)
+        if chosen is None:
+            return ()
+        return catalog.resolve("budgets", chosen.name)(chosen).scales(len(self.split.client), self.streams)
 
     @property
     def asked(self) -> list[int]:
@@ -125,15 +134,26 @@ class Parts:
         """The condensation method of that section."""
         return catalog.resolve("method", method.name)(method)
 
-    def algorithm(self, method: Section | None = None) -> Algorithm:
-        """The federated method; `method` replaces the config's condenser (controls do that)."""
+    def algorithm(self, method: Section | None = None, scale: float = 1.0) -> Algorithm:
+        """The federated method; `method` replaces the config's condenser (controls do that).
+
+        With a `scale` it is the method of a client that does this share of a round's work.
+        """
         config = self.config
         assert isinstance(config, FederatedRun)
-        chosen = method or config.method
+        chosen, settings = method or config.method, config.algorithm
+        if scale < 1 and chosen is not None:
+            chosen = scaled_method(chosen, scale, config.budgets)
+        elif scale < 1:
+            settings = scaled_local(settings, scale)
         distiller = self.distiller(chosen) if chosen is not None else None
         if self.privacy is not None:
             distiller = PrivateMatching(chosen, self.privacy.config.least)
-        return catalog.resolve("algorithm", config.algorithm.name)(config.algorithm, distiller, chosen, config.server)
+        return catalog.resolve("algorithm", settings.name)(settings, distiller, chosen, config.server)
+
+    def algorithm_of(self, client: int, method: Section | None = None) -> Algorithm:
+        """The federated method as this client does its part of it."""
+        return self.algorithm(method, self.setting.scale(client))
 
     def engine(self) -> Engine | Launcher:
         """What carries the messages of the run."""

@@ -81,6 +81,10 @@ CATALOG: dict[str, dict[str, str]] = {
         "cyclic": "fedsim.federated.traces:Cyclic",
         "file": "fedsim.federated.traces:File",
     },
+    "budgets": {
+        "uniform": "fedsim.federated.budgets:Uniform",
+        "groups": "fedsim.federated.budgets:Groups",
+    },
     "engine": {
         "local": "fedsim.federated.engines.local:Local",
         "ray": "fedsim.federated.engines.ray:Ray",

@@ -15,6 +15,7 @@ from fedsim.config import Choice, Raw, Section, merge, override, read, validate
 from fedsim.data.split import AuditConfig
 from fedsim.distill.distribution import private_dm
 from fedsim.distill.soft_labels import learns_labels
+from fedsim.federated.budgets import UniformConfig, check_budgets
 from fedsim.federated.engines.local import Config as LocalConfig
 from fedsim.federated.faults import Fault
 from fedsim.federated.messages import UploadLimits
@@ -69,7 +70,7 @@ class Experiment(Section):
 class FederatedRun(Experiment):
     """`fedsim run`."""
 
-    later: ClassVar[tuple[str, ...]] = ("wire",)
+    later: ClassVar[tuple[str, ...]] = ("wire", "budgets")
     rounds: int = Field(ge=1)
     """Communication rounds R."""
     engine: Choice("engine") = LocalConfig()  # pyright: ignore[reportInvalidTypeForm]
@@ -86,6 +87,8 @@ class FederatedRun(Experiment):
     """The server's training on the uploads; only where the algorithm uploads synthetic images."""
     participation: Participation = Participation()
     """Who is asked, how long, how many must answer."""
+    budgets: Choice("budgets") = UniformConfig()  # pyright: ignore[reportInvalidTypeForm]
+    """How much of the work of a round each client does."""
     wire: Wire = PLAIN
     """How arrays travel: number formats, compression."""
     upload_limits: UploadLimits = UploadLimits()
@@ -172,6 +175,7 @@ def _possible(config: Experiment) -> None:
         )
     if isinstance(config, FederatedRun):
         check_wire(config.wire, config.algorithm.name, config.method)
+        check_budgets(config.budgets, config.algorithm, config.method)
         if config.privacy is not None:
             _private(config)
     networks = getattr(getattr(config, "method", None), "networks", None)
@@ -191,6 +195,8 @@ def _private(config: FederatedRun) -> None:
         raise UserError(
             f"privacy: algorithm {config.algorithm.name} sends what is not accounted for; valid: {', '.join(PRIVATE)}"
         )
+    if config.budgets.name != "uniform":
+        raise UserError(f"budgets: got {config.budgets.name}; under privacy every client does the same: leave it out")
     private_dm.check(config.method)
     agreed: Any = config.privacy
     check_delta(agreed.delta, agreed.public_bound)

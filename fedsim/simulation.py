@@ -139,7 +139,7 @@ def _upload_real_subset(
         for client, broadcast in algorithm.broadcast(state, record.responders).items():
             view = ClientView(client, setting, parts.images(parts.split.client[client]))
             streams = setting.streams.at("control", "client", client, "round", record.round)
-            uploads.append(algorithm.client(view, broadcast, streams))
+            uploads.append(parts.algorithm_of(client, RandomConfig(ipc=method.ipc)).client(view, broadcast, streams))
         state, _ = algorithm.server(setting, state, uploads, setting.streams.at("round", record.round, "server"))
         rounds.append(on_val(state))
         terminal.bar("control", record.round, len(records), f"val {rounds[-1]:.4f}")
@@ -201,6 +201,7 @@ def _result(
         "clients_failed": sum(len(record.failed) for record in records),
         "uploads_rejected": sum(len(record.rejected) for record in records),
         "clients_empty": [client for client, positions in enumerate(parts.split.client) if not len(positions)],
+        "budgets": list(parts.scales),
         "small_classes": small_cells(parts),
         "protocol": {
             "scored": "the server's model after the last round",

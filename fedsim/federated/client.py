@@ -49,8 +49,14 @@ class Node:
     """Seconds one client may work on one round."""
     wire: Wire = PLAIN
     """How arrays travel."""
+    own: Callable[[int], Algorithm] | None = None
+    """The algorithm as one client does its part of it, where their work is unequal; None: as all do."""
     forget: bool = False
     """Drop a client's folders of earlier rounds when it is asked for the next: their uploads arrived."""
+
+    def algorithm_of(self, client: int) -> Algorithm:
+        """The algorithm as this client does its part of it."""
+        return self.own(client) if self.own is not None else self.algorithm
 
     def folder(self, client: int, round_number: int) -> Path | None:
         """A client's own folder for one round."""
@@ -87,7 +93,8 @@ def stops_the_run(node: Node, error: OSError | UserError) -> bool:
 def _work(node: Node, client: int, broadcast: Broadcast) -> Upload:
     upload = kept(node, client, broadcast, (client,))
     if upload is None:
-        upload = node.algorithm.client(view_of(node, client, broadcast), broadcast, streams_of(node, client, broadcast))
+        view, streams = view_of(node, client, broadcast), streams_of(node, client, broadcast)
+        upload = node.algorithm_of(client).client(view, broadcast, streams)
         keep(node, upload, broadcast, (client,))
     return upload
 
@@ -100,7 +107,7 @@ def streams_of(node: Node, client: int, broadcast: Broadcast) -> Streams:
 def view_of(node: Node, client: int, broadcast: Broadcast) -> ClientView:
     """What one client sees in one round."""
     folder = node.folder(client, broadcast.round)
-    listener, steps = LISTENER.get(), node.algorithm.work()
+    listener, steps = LISTENER.get(), node.algorithm_of(client).work()
 
     def log(iteration: int, values: dict[str, float]) -> None:
         if listener is not None:
