@@ -28,8 +28,8 @@ from fedsim.federated.base import Broadcast, Setting, Upload
 from fedsim.federated.blocks import Envelopes, read_answer, write_answers
 from fedsim.federated.client import Node
 from fedsim.federated.messages import Contract, payload_bytes, read_upload, write_upload
+from fedsim.federated.participation import sample
 from fedsim.federated.record import RoundRecord
-from fedsim.federated.rounds import sample
 from fedsim.federated.serve import serve
 from fedsim.federated.transcript import StoredUploads, Transcript
 from fedsim.schema import load_run

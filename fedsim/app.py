@@ -18,7 +18,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from fedsim.build import Parts, own_code
+from fedsim.build import Parts
 from fedsim.config import digest, parse_yaml, validate
 from fedsim.federated.blocks import addressed, clients_of, read_broadcasts
 from fedsim.federated.client import Node
@@ -26,6 +26,7 @@ from fedsim.federated.engines.base import Outcome
 from fedsim.federated.engines.hosted import Hosted
 from fedsim.federated.engines.submission import tell
 from fedsim.federated.serve import serve
+from fedsim.own_code import own_code
 from fedsim.schema import FederatedRun, load_run
 from fedsim.types import UserError
 from fedsim.verdict import WRONG_INPUT, verdict
@@ -68,9 +69,11 @@ def train(message: Message, context: Context) -> Message:
         checkpoint_every=config.checkpoint_every,
         faults=config.faults,
         timeout=config.participation.timeout,
+        wire=config.wire,
+        own=parts.algorithm_of if parts.scales else None,
         forget=config.transcript == "none",
     )
-    return Message(serve(node, read_broadcasts(message.content)), reply_to=message)
+    return Message(serve(node, read_broadcasts(message.content, config.wire)), reply_to=message)
 
 
 def own_folder(store: Path, parts: Parts) -> Path:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +12,7 @@ import torch
 
 from fedsim import catalog
 from fedsim.compute import Compute
-from fedsim.config import Section, dump
+from fedsim.config import Section
 from fedsim.data.images import Dataset, Images
 from fedsim.data.partition import IIDConfig
 from fedsim.data.split import Split, draw_split
@@ -25,9 +22,10 @@ from fedsim.distill.base import Distiller, Task
 from fedsim.distill.pool import radius_of
 from fedsim.distill.real import RealImages
 from fedsim.federated.base import Algorithm, Setting
+from fedsim.federated.budgets import scaled_local, scaled_method
 from fedsim.federated.engines.base import Engine, Launcher
 from fedsim.federated.faults import check_faults
-from fedsim.federated.rounds import asked
+from fedsim.federated.participation import Roll
 from fedsim.models.execution import Execution, Runner
 from fedsim.models.functional import has_batch_norm
 from fedsim.models.network import Network, build_network
@@ -99,7 +97,7 @@ class Parts:
         holding = sum(len(positions) > 0 for positions in self.split.client)
         return Setting(
             self.streams, dataset.classes, dataset.image_shape, self.normalise, self.fresh(), self.device,
-            self.execution, holding, privacy=self.privacy,
+            self.execution, holding, privacy=self.privacy, scales=self.scales,
         )  # fmt: skip
 
     @cached_property
@@ -111,24 +109,52 @@ class Parts:
         made, terms = catalog.resolve("privacy", config.privacy.name), config.privacy
         return made(terms, private.releases(terms, config.algorithm, config.method, config.rounds))
 
+    @cached_property
+    def scales(self) -> tuple[float, ...]:
+        """Share of a round's full work that each client does; empty: all of it."""
+        chosen: Any = getattr(self.config, "budgets", None)
+        if chosen is None:
+            return ()
+        return catalog.resolve("budgets", chosen.name)(chosen).scales(len(self.split.client), self.streams)
+
     @property
     def asked(self) -> list[int]:
         """Clients that may be asked: those that hold images; under privacy all, as who holds none is not told."""
         return [one for one, held in enumerate(self.split.client) if len(held) or self.privacy is not None]
 
+    @property
+    def roll(self) -> Roll:
+        """Clients that may be asked, and when they can be reached."""
+        config = self.config
+        assert isinstance(config, FederatedRun)
+        chosen: Any = config.participation.trace
+        trace = catalog.resolve("trace", chosen.name)(chosen) if chosen is not None else None
+        return Roll(self.asked, len(self.split.client), trace)
+
     def distiller(self, method: Any) -> Distiller:
         """The condensation method of that section."""
         return catalog.resolve("method", method.name)(method)
 
-    def algorithm(self, method: Section | None = None) -> Algorithm:
-        """The federated method; `method` replaces the config's condenser (controls do that)."""
+    def algorithm(self, method: Section | None = None, scale: float = 1.0) -> Algorithm:
+        """The federated method; `method` replaces the config's condenser (controls do that).
+
+        With a `scale` it is the method of a client that does this share of a round's work.
+        """
         config = self.config
         assert isinstance(config, FederatedRun)
-        chosen = method or config.method
+        chosen, settings = method or config.method, config.algorithm
+        if scale < 1 and chosen is not None:
+            chosen = scaled_method(chosen, scale, config.budgets)
+        elif scale < 1:
+            settings = scaled_local(settings, scale)
         distiller = self.distiller(chosen) if chosen is not None else None
         if self.privacy is not None and chosen is not None:
             distiller = private.distiller(self.privacy, chosen)
-        return catalog.resolve("algorithm", config.algorithm.name)(config.algorithm, distiller, chosen, config.server)
+        return catalog.resolve("algorithm", settings.name)(settings, distiller, chosen, config.server)
+
+    def algorithm_of(self, client: int, method: Section | None = None) -> Algorithm:
+        """The federated method as this client does its part of it."""
+        return self.algorithm(method, self.setting.scale(client))
 
     def engine(self) -> Engine | Launcher:
         """What carries the messages of the run."""
@@ -183,29 +209,6 @@ def central_task(
     )
 
 
-def own_code(config: Experiment) -> dict[str, str]:
-    """SHA-256 of the file of every part that is not the catalog's (`package.module:Class`), by its name."""
-    names = [value for key, value in _leaves(dump(config)) if key == "name" and ":" in str(value)]
-    return {name: hashlib.sha256(_source_file(name).read_bytes()).hexdigest()[:16] for name in names}
-
-
-def _leaves(values: Any) -> Iterator[tuple[str, Any]]:
-    """(key, value) of everything that is no mapping and no list."""
-    for key, value in values.items() if isinstance(values, dict) else ():
-        for inner in value if isinstance(value, list) else [value]:
-            if isinstance(inner, dict):
-                yield from _leaves(inner)
-            else:
-                yield key, inner
-
-
-def _source_file(name: str) -> Path:
-    module = importlib.import_module(name.partition(":")[0])
-    if module.__file__ is None:
-        raise UserError(f"'{name}' comes from no file, so a run could not notice its changes; put it in a module file")
-    return Path(module.__file__)
-
-
 def check(parts: Parts) -> None:
     """Everything that can be refused before any work: data, partition, architecture, faults that name a client."""
     parts.fresh()(parts.streams.generator("template"))
@@ -220,12 +223,7 @@ def check(parts: Parts) -> None:
     watched = config.engine.name != "local" or config.compute.workers > 0
     check_faults(config.faults, clients, config.rounds, watched=watched)
     _check_algorithm(parts, config)
-    most = asked(config.participation.fraction, len(parts.asked))
-    if config.participation.min_replies > most:
-        raise UserError(
-            f"participation.min_replies={config.participation.min_replies} can never be reached: "
-            f"{most} clients are asked in a round; valid: 1 to {most}"
-        )
+    parts.roll.check(config.participation, config.rounds, parts.streams)
 
 
 def _check_algorithm(parts: Parts, config: FederatedRun) -> None:

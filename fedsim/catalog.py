@@ -79,6 +79,15 @@ CATALOG: dict[str, dict[str, str]] = {
         "gradients": "fedsim.privacy.gradients:Gradients",
         "dp_sgd": "fedsim.privacy.dp_sgd:DPSGD",
     },
+    "trace": {
+        "bernoulli": "fedsim.federated.traces:Bernoulli",
+        "cyclic": "fedsim.federated.traces:Cyclic",
+        "file": "fedsim.federated.traces:File",
+    },
+    "budgets": {
+        "uniform": "fedsim.federated.budgets:Uniform",
+        "groups": "fedsim.federated.budgets:Groups",
+    },
     "engine": {
         "local": "fedsim.federated.engines.local:Local",
         "ray": "fedsim.federated.engines.ray:Ray",

@@ -131,7 +131,7 @@ def report(
 
 @app.command(name="list")
 def list_(
-    kind: Annotated[str, typer.Argument(help="methods, algorithms, models, data, partitions, networks, engines")],
+    kind: Annotated[str, typer.Argument(help="methods, algorithms, models, data, partitions, networks, budgets, …")],
     debug: Debug = False,
 ) -> None:
     """Print the catalog's names of one kind."""

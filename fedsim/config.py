@@ -9,18 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, ValidationError
 from pydantic_core import PydanticCustomError
-from yaml.constructor import ConstructorError
 
 from fedsim import catalog
 from fedsim.types import UserError
+from fedsim.yaml_text import Dumper, parse_yaml
 
 Raw = dict[str, Any]
 C = TypeVar("C", bound="Section")
@@ -32,6 +31,8 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+    later: ClassVar[tuple[str, ...]] = ()
+    """Settings that came after others had run: no part of the hash while they are at their default."""
 
 
 def Choice(kind: str) -> Any:  # noqa: N802 - reads as a type in annotations
@@ -120,56 +121,6 @@ def _lower(message: str) -> str:
     return message[:1].lower() + message[1:]
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 as PyYAML reads it, but `1e-3` is a number, a date is text, and a repeated key is an error."""
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes what `_Loader` would take for a number."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in known if tag != "tag:yaml.org,2002:timestamp"]
-    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-for _side in (_Loader, _Dumper):
-    _side.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)$|^[-+]?(\d+\.\d*|\.\d+)$"),
-        list("-+0123456789."),
-    )
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> Raw:
-    names = [key.value for key, _ in node.value]
-    for index, (key, _) in enumerate(node.value):
-        if key.value in names[:index]:
-            raise ConstructorError(problem=f"key '{key.value}' is given twice", problem_mark=key.start_mark)
-    return {str(key): value for key, value in loader.construct_mapping(node, deep=True).items()}
-
-
-def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
-    number = loader.construct_yaml_int(node)
-    if not -(2**63) <= number < 2**63:
-        raise ConstructorError(problem="an integer has more than 64 bits", problem_mark=node.start_mark)
-    return number
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
-
-
-def parse_yaml(text: str, origin: str) -> Any:
-    """The YAML value in `text`; `origin` names it in errors."""
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = " ".join(str(getattr(error, "problem", None) or error).split())
-        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        raise UserError(f"{origin} is not valid YAML: {problem}{where}; correct it there") from error
-
-
 def read(path: Path, above: tuple[Path, ...] = ()) -> Raw:
     """The mapping in a YAML file, laid over the file that its `extends` names; `above` are those that name it."""
     path = Path(os.path.realpath(path))  # unlike Path.resolve, it does not raise on a loop of links
@@ -240,11 +191,20 @@ def dump(config: Section) -> Raw:
 
 def to_yaml(config: Section) -> str:
     """The resolved config as a YAML file that can be run again."""
-    return yaml.dump(dump(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+    return yaml.dump(dump(config), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def digest(config: Section) -> str:
     """12 hex digits over everything that may change the result, but for `name` and `seed`."""
-    values = {key: value for key, value in dump(config).items() if key not in {"name", "seed"}}
+    plain = config.model_dump(mode="json", exclude=_untouched(config))
+    values = {key: value for key, value in plain.items() if key not in {"name", "seed"}}
     canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def _untouched(config: Section) -> dict[str, Any]:
+    """Settings that came later and are at their default, as pydantic wants to be told."""
+    fields = type(config).model_fields
+    found: dict[str, Any] = {name: True for name in config.later if getattr(config, name) == fields[name].get_default()}
+    inner = {name: _untouched(one) for name in fields if isinstance(one := getattr(config, name), Section)}
+    return {name: inside for name, inside in inner.items() if inside} | found

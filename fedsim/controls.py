@@ -101,7 +101,7 @@ def _upload_real_subset(
         for client, broadcast in algorithm.broadcast(state, record.responders).items():
             view = ClientView(client, setting, parts.images(parts.split.client[client]))
             streams = setting.streams.at("control", "client", client, "round", record.round)
-            uploads.append(algorithm.client(view, broadcast, streams))
+            uploads.append(parts.algorithm_of(client, RandomConfig(ipc=method.ipc)).client(view, broadcast, streams))
         state, _ = algorithm.server(setting, state, uploads, setting.streams.at("round", record.round, "server"))
         rounds.append(on_val(state))
         terminal.bar("control", record.round, len(records), f"val {rounds[-1]:.4f}")

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
-from fedsim.build import Parts, check, own_code
+from fedsim.build import Parts, check
 from fedsim.config import to_yaml
 from fedsim.console import Terminal
 from fedsim.distillation import distill
 from fedsim.federated.blocks import node_count
 from fedsim.federated.engines.base import Engine, Launch, Launcher
+from fedsim.own_code import own_code
 from fedsim.report.html import write_report
 from fedsim.report.table import model_label
 from fedsim.runs import RunDirectory, manifest

@@ -13,6 +13,7 @@ from fedsim.distill.soft_labels import learns_labels
 from fedsim.federated.base import Broadcast
 from fedsim.federated.blocks import node_count
 from fedsim.federated.messages import payload_bytes, write_broadcast
+from fedsim.federated.wire import as_received, encode
 from fedsim.models.network import Network
 from fedsim.schema import Experiment, FederatedRun
 from fedsim.workload import central, federated, settled
@@ -52,17 +53,19 @@ def _epsilon(parts: Parts) -> str:
 
 def _federated(parts: Parts, config: FederatedRun, forward: float, backward: float) -> list[str]:
     clients = parts.split.client
-    share = config.participation.fraction
+    share = parts.roll.share(config.participation.fraction, config.rounds, parts.streams)
     algorithm = parts.algorithm()
-    down = payload_bytes(write_broadcast(algorithm.broadcast(algorithm.init(parts.setting), [0])[0]))
+    first = as_received(algorithm.broadcast(algorithm.init(parts.setting), [0]), config.wire)[0]
+    down = payload_bytes(encode(write_broadcast(first), config.wire))
     per_class = algorithm.budget(parts.setting)
     images = 0
-    up = payload_bytes(write_broadcast(Broadcast(1, algorithm.uploaded(parts.setting) or {}))) * len(clients)
+    like = write_broadcast(Broadcast(1, algorithm.uploaded(parts.setting) or {}))
+    up = payload_bytes(encode(like, config.wire)) * len(clients)
     if per_class:
         counts = [parts.images(positions).counts(parts.dataset.num_classes) for positions in clients]
         images = sum(int(count.clamp(max=per_class).sum()) for count in counts)
         soft = 2 * parts.dataset.num_classes if learns_labels(config.method) else 0
-        up = images * (parts.dataset.train.pixels[0].numel() + 8 + soft)
+        up = images * (parts.dataset.train.pixels[0].numel() * config.wire.pixel_bytes + 8 + soft)
     all_clients, server = (_seconds(passes, forward, backward) for passes in federated(parts))
     workers = min(max(1, config.compute.workers), node_count(len(clients), config.participation.per_node))
     wall = config.rounds * share * (all_clients / workers + server)

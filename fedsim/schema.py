@@ -5,22 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, ClassVar, TypeVar, cast
 
 from pydantic import Field
 
 from fedsim import catalog
 from fedsim.compute import Compute, settle
 from fedsim.config import Choice, Raw, Section, merge, override, read, validate
+from fedsim.consistency import check_central, check_federated
 from fedsim.data.split import AuditConfig
-from fedsim.distill import private
-from fedsim.distill.soft_labels import learns_labels
+from fedsim.federated.budgets import UniformConfig
 from fedsim.federated.engines.local import Config as LocalConfig
 from fedsim.federated.faults import Fault
 from fedsim.federated.messages import UploadLimits
-from fedsim.federated.rounds import Participation
+from fedsim.federated.participation import Participation
 from fedsim.federated.transcript import Mode
-from fedsim.privacy.ledger import check_delta
+from fedsim.federated.wire import PLAIN, Wire
 from fedsim.training.evaluate import EvaluationConfig
 from fedsim.training.ranking import RankingConfig
 from fedsim.training.train import TrainConfig
@@ -68,6 +68,7 @@ class Experiment(Section):
 class FederatedRun(Experiment):
     """`fedsim run`."""
 
+    later: ClassVar[tuple[str, ...]] = ("wire", "budgets")
     rounds: int = Field(ge=1)
     """Communication rounds R."""
     engine: Choice("engine") = LocalConfig()  # pyright: ignore[reportInvalidTypeForm]
@@ -84,6 +85,10 @@ class FederatedRun(Experiment):
     """The server's training on the uploads; only where the algorithm uploads synthetic images."""
     participation: Participation = Participation()
     """Who is asked, how long, how many must answer."""
+    budgets: Choice("budgets") = UniformConfig()  # pyright: ignore[reportInvalidTypeForm]
+    """How much of the work of a round each client does."""
+    wire: Wire = PLAIN
+    """How arrays travel: number formats, compression."""
     upload_limits: UploadLimits = UploadLimits()
     """What an upload may hold."""
     transcript: Mode = "uploads"
@@ -145,68 +150,8 @@ def resolve(schema: type[E], raw: Raw) -> E:
     if schema is FederatedRun:
         raw = _method_defaults(raw)
     config = validate(schema, raw)
-    _possible(config)
+    (check_federated if isinstance(config, FederatedRun) else check_central)(config)
     return config.model_copy(update={"compute": settle(config.compute)})
-
-
-def _possible(config: Experiment) -> None:
-    """Refuse what every section allows and the whole does not."""
-    data: Any = config.data
-    if isinstance(config, FederatedRun) and data.val == 0:
-        raise UserError("data.val: got 0; the server scores every round on val, give more than 0 and at most 0.5")
-    if isinstance(config, Distillation) and (late := [at for at in config.curve if at > config.method.iterations]):
-        raise UserError(
-            f"curve: {late[0]} is after the last iteration; valid: 0 to method.iterations ({config.method.iterations})"
-        )
-    if isinstance(config, Distillation) and config.evaluation.labels == "soft" and not learns_labels(config.method):
-        raise UserError(
-            "evaluation.labels: soft takes the labels stored in a set, and this method makes none; "
-            "give hard or teacher, or method.labels: learned (dc, dsa, idc, model_augmentation)"
-        )
-    if isinstance(config, FederatedRun) and data.zca is not None:
-        raise UserError(
-            "data.zca: whitening is fitted to all training images, which no party of a federation holds, and would be "
-            "a release of its own; leave it out"
-        )
-    formation = getattr(getattr(config, "method", None), "formation", 1)
-    if data.zca is not None and formation > 1:
-        raise UserError(
-            f"method.formation={formation}: parts of a stored image are cut from plain pixels and cannot be whitened; "
-            "give formation=1, or no data.zca"
-        )
-    if isinstance(config, FederatedRun) and config.privacy is not None:
-        _private(config)
-    elif isinstance(config, FederatedRun) and config.controls.noisy_class_means:
-        raise UserError("controls.noisy_class_means: got true; it is scored at the epsilon of a private run; valid "
-                        "without privacy: false, null")  # fmt: skip
-    networks = getattr(getattr(config, "method", None), "networks", None)
-    around = "server" if getattr(networks, "name", None) == "perturb" else getattr(networks, "around", None)
-    if isinstance(config, Distillation) and around == "server":
-        raise UserError(
-            "method.networks: draws around the server's weights, which a central run does not have; "
-            "valid here: fresh, or pool with around: fresh"
-        )
-    if isinstance(config, Distillation) and getattr(networks, "shared", False):
-        raise UserError("method.networks.shared: a central run has one owner and nobody to share with; leave it out")
-
-
-def _private(config: FederatedRun) -> None:
-    """Refuse what would release more than is accounted for."""
-    agreed: Any = config.privacy
-    norm = getattr(config.model, "norm", None)
-    private.check(agreed, config.algorithm.name, config.method, norm, config.rounds)
-    check_delta(agreed.delta, agreed.public_bound)
-    if config.controls.upload_real_subset:
-        raise UserError("controls.upload_real_subset: got true; it releases real images; valid under privacy: false")
-    if config.controls.noisy_class_means and agreed.noise != "seeded":
-        raise UserError("controls.noisy_class_means: got true; it is one more release of the same records, which no "
-                        "ledger pays for; valid under noise=system: false, null; or give noise=seeded")  # fmt: skip
-    if config.controls.noisy_class_means and config.server is None:
-        raise UserError("controls.noisy_class_means: got true; the server of this algorithm trains on no images; "
-                        "valid: false, null")  # fmt: skip
-    if config.transcript == "none":
-        raise UserError("transcript: got none, which drops the clients' folders and their ledgers; valid under "
-                        "privacy: uploads, all")  # fmt: skip
 
 
 def _raw(path: Path, assignments: Sequence[str], *, needs: str, other: str) -> Raw:

@@ -82,7 +82,7 @@ def _rounds(
         participation=config.participation,
         contract=_contract(config, setting, per_class, algorithm.uploaded(setting)),
         transcript=_transcript(run, config),
-        available=parts.asked,
+        roll=parts.roll,
         score=on_val,
         flops=round_flops(parts),
         console=terminal,
@@ -108,7 +108,7 @@ def _rounds(
 def _contract(config: FederatedRun, setting: Setting, per_class: int, weights: Params | None) -> Contract:
     """What every upload of the run must be."""
     formation, soft = getattr(config.method, "formation", 1), learns_labels(config.method)
-    return Contract.agree(setting, per_class, weights, config.upload_limits, formation, soft)
+    return Contract.agree(setting, per_class, weights, config.upload_limits, formation, soft, config.wire)
 
 
 def _transcript(run: RunDirectory, config: FederatedRun) -> Transcript:
@@ -153,6 +153,7 @@ def _result(
         "clients_failed": sum(len(record.failed) for record in records),
         "uploads_rejected": sum(len(record.rejected) for record in records),
         "clients_empty": [client for client, positions in enumerate(parts.split.client) if not len(positions)],
+        "budgets": list(parts.scales),
         "small_classes": small_cells(parts),
         "protocol": {
             "scored": "the server's model after the last round",

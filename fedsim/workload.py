@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fedsim.build import Parts
 from fedsim.compute import Compute
 from fedsim.distill.cost import Passes
+from fedsim.federated.budgets import scaled_method
 from fedsim.federated.record import Flops
 from fedsim.models.execution import has_compiler
 from fedsim.models.functional import has_batch_norm
@@ -31,7 +32,26 @@ WORKERS = 2
 
 def federated(parts: Parts) -> tuple[Passes, Passes]:
     """One round at full participation: all clients together, and the server."""
-    return parts.algorithm().passes(holdings(parts))
+    return passes_of(parts, holdings(parts))(range(len(parts.split.client)))
+
+
+def passes_of(parts: Parts, counts: Sequence[Int64[Tensor, "k"]]) -> Callable[[Sequence[int]], tuple[Passes, Passes]]:
+    """What a round costs that these clients do: all of them together, and the server."""
+    algorithm, config = parts.algorithm(), parts.config
+    if not parts.scales:
+        return lambda clients: algorithm.passes([counts[client] for client in clients])
+    assert isinstance(config, FederatedRun)
+    own = {scale: parts.algorithm(scale=scale) for scale in set(parts.scales)}
+    made = [
+        held if config.method is None else held.clamp(max=scaled_method(config.method, scale, config.budgets).ipc)
+        for held, scale in zip(counts, parts.scales, strict=True)
+    ]  # the server trains on no more than that of a client's
+
+    def passes(clients: Sequence[int]) -> tuple[Passes, Passes]:
+        theirs = sum((own[parts.scales[client]].passes([counts[client]])[0] for client in clients), Passes())
+        return theirs, algorithm.passes([made[client] for client in clients])[1]
+
+    return passes
 
 
 def holdings(parts: Parts) -> list[Int64[Tensor, "k"]]:
@@ -45,12 +65,12 @@ def round_flops(parts: Parts) -> Flops:
 
     What a failed or rejected client computed is not known and does not count.
     """
-    algorithm, counts = parts.algorithm(), holdings(parts)
+    passes = passes_of(parts, holdings(parts))
     network = parts.fresh()(parts.streams.generator("template"))
     each = flops_per_image(network, parts.dataset.image_shape)
 
     def flops(clients: Sequence[int]) -> tuple[float, float]:
-        theirs, server = algorithm.passes([counts[client] for client in clients])
+        theirs, server = passes(clients)
         return theirs.flops(each), server.flops(each)
 
     return flops

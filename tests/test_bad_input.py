@@ -44,6 +44,36 @@ OVERRIDES: dict[str, tuple[str, list[str]]] = {
     ),
     "per_node_zero": ("participation.per_node=0", ["participation.per_node", "got 0", "equal to 1"]),
     "transcript": ("transcript=some", ["transcript", "'some'", "'none', 'uploads' or 'all'"]),
+    "unknown_form_of_images": ("wire.images=float64", ["wire.images", "'float64'", "'uint8', 'float32' or 'float16'"]),
+    "unknown_form_of_weights": ("wire.weights=int8", ["wire.weights", "'int8'", "'float32' or 'float16'"]),
+    "unknown_key_of_wire": ("wire.image=uint8", ["wire.image", "did you mean 'images'", "deflate"]),
+    "wire_as_a_word": ("wire=float16", ["wire", "'float16'", "images, weights, deflate"]),
+    "images_where_none_travel": (
+        "algorithm=fedavg method= server= wire.images=float16",
+        ["wire.images", "fedavg sends no images", "wire.weights"],
+    ),
+    "unknown_trace": (
+        "participation.trace=bernouli",
+        ["participation.trace.name", "did you mean 'bernoulli'", "cyclic"],
+    ),
+    "trace_rate": ("participation.trace=bernoulli participation.trace.rate=0", ["participation.trace.rate", "got 0"]),
+    "trace_period": (
+        "participation.trace=cyclic participation.trace.period=1",
+        ["participation.trace.period", "got 1"],
+    ),
+    "trace_without_path": ("participation.trace=file", ["participation.trace.path", "required"]),
+    "trace_not_there": (
+        "participation.trace=file participation.trace.path=nowhere.csv",
+        ["participation.trace.path: nowhere.csv cannot be read", "CSV or JSON"],
+    ),
+    "trace_that_is_none": (
+        "participation.trace=file participation.trace.path=run.yaml",
+        ["participation.trace: run.yaml is no trace", "round,client"],
+    ),
+    "trace_with_too_few": (
+        "participation.trace=cyclic participation.trace.period=2 participation.min_replies=2",
+        ["participation.min_replies=2 cannot be reached in round 1: 1 clients", "of the 1", "valid: 1 to 1"],
+    ),
     "nan": ("server.lr=.nan", ["server.lr", "nan", "finite"]),
     "infinity": ("participation.timeout=.inf", ["participation.timeout", "inf", "finite"]),
     "negative_seed": ("seed=-1", ["seed", "-1", "equal to 0"]),

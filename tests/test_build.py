@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fedsim.build import Parts, check, own_code
+from fedsim.build import Parts, check
 from fedsim.cli import main
+from fedsim.own_code import own_code
 from fedsim.schema import FederatedRun, resolve
 from fedsim.types import UserError
 from fedsim.workload import settled

@@ -217,3 +217,30 @@ def test_the_written_config_holds_every_default_in_plain_yaml():
     written = yaml.safe_load(to_yaml(Outer()))
     assert written == dump(Outer())
     assert written["inner"] == {"size": 3, "limit": "auto"}
+
+
+class Grown(Outer):
+    """The same settings after more were added."""
+
+    later = ("more", "also")
+    more: Inner = Inner()
+    """A section."""
+    also: float | None = None
+    """A number or nothing."""
+
+
+class Around(Section):
+    """A section whose section grew."""
+
+    inner: Outer | Grown
+    """A section."""
+
+
+def test_settings_that_came_later_change_no_hash_until_they_are_used():
+    assert digest(Grown()) == digest(Outer())
+    assert digest(Grown(seed=3, rate=0.2)) == digest(Outer(rate=0.2))
+    assert digest(Around(inner=Grown())) == digest(Around(inner=Outer()))
+    used = [Grown(more=Inner(size=4)), Grown(also=0.0)]
+    found = {digest(one) for one in [Outer(), *used, *(Around(inner=one) for one in used)]}
+    assert len(found) == 5
+    assert "more" in dump(Grown())

@@ -91,6 +91,7 @@ CLIENTS, SERVER = 2 * (2 * 10 * 3 + 647), 20 * 3
         ({"compute": {"workers": 2}}, 2 * (CLIENTS / 2 + SERVER)),
         ({"compute": {"workers": 99}}, 2 * (CLIENTS / 2 + SERVER)),
         ({"participation": {"fraction": 0.5}}, CLIENTS + SERVER),
+        ({"participation": {"trace": {"name": "cyclic", "period": 2, "share": 0.5}}}, CLIENTS + SERVER),
         ({"server": {"epochs": 11}}, 2 * (CLIENTS + 11 * SERVER)),
         ({"method": {"iterations": 4}}, 2 * (CLIENTS + 2 * 2 * 10 * 3 + SERVER)),
     ],

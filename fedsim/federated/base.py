@@ -55,6 +55,13 @@ class Setting:
     privacy: Agreement | None = None
     """What is agreed on differential privacy; None: there is none."""
 
+    scales: tuple[float, ...] = ()
+    """Share of a round's full work that each client does; empty: all of it."""
+
+    def scale(self, client: int) -> float:
+        """Share of a round's full work that this client does."""
+        return self.scales[client] if self.scales else 1.0
+
     def runner(self) -> Runner:
         """A network whose weights are yet to be copied in, and how it is run."""
         return Runner(self.fresh(self.streams.generator("template")), self.execution).frozen()

@@ -15,6 +15,7 @@ from flwr.app import ConfigRecord, RecordDict
 
 from fedsim.federated.base import Broadcast
 from fedsim.federated.messages import payload_bytes, read_broadcast, write_broadcast
+from fedsim.federated.wire import PLAIN, Wire, decode, encode
 
 BLOCK, CLIENTS, PARTS = "block", "clients", "broadcasts"
 
@@ -32,11 +33,10 @@ def clients_of(node: int, clients: int, per_node: int) -> range:
 class Envelopes:
     """The broadcasts of one round as records: each distinct one is encoded once, whoever it goes to."""
 
-    def __init__(self, broadcasts: Mapping[int, Broadcast]) -> None:
+    def __init__(self, broadcasts: Mapping[int, Broadcast], wire: Wire = PLAIN) -> None:
         self._broadcasts = broadcasts
-        self._contents = {
-            id(one): write_broadcast(one) for one in {id(one): one for one in broadcasts.values()}.values()
-        }
+        distinct = {id(one): one for one in broadcasts.values()}
+        self._contents = {key: encode(write_broadcast(one), wire) for key, one in distinct.items()}
         self._sizes = {key: payload_bytes(content) for key, content in self._contents.items()}
 
     def size(self, client: int) -> int:
@@ -63,11 +63,11 @@ def addressed(content: RecordDict) -> list[int]:
     return [int(client) for client in clients]
 
 
-def read_broadcasts(content: RecordDict) -> dict[int, Broadcast]:
+def read_broadcasts(content: RecordDict, wire: Wire = PLAIN) -> dict[int, Broadcast]:
     """The node's side of `Envelopes.write`: clients that were sent the same share one object."""
     places = content.config_records[BLOCK][PARTS]
     assert isinstance(places, list)
-    parts = {int(place): read_broadcast(_under(content, int(place))) for place in set(places)}
+    parts = {int(place): read_broadcast(decode(_under(content, int(place)), wire)) for place in set(places)}
     return {client: parts[int(place)] for client, place in zip(addressed(content), places, strict=True)}
 
 

@@ -24,6 +24,7 @@ from fedsim.federated.base import Algorithm, Broadcast, ClientView, Setting, Upl
 from fedsim.federated.faults import Fault, before_work, tamper
 from fedsim.federated.messages import write_stop, write_upload
 from fedsim.federated.progress import LISTENER
+from fedsim.federated.wire import PLAIN, Wire, encode
 from fedsim.runs import load_tensors, save_tensors
 from fedsim.seeding import Streams
 from fedsim.types import Params, UserError
@@ -46,8 +47,16 @@ class Node:
     faults: Sequence[Fault] = ()
     timeout: float = 600.0
     """Seconds one client may work on one round."""
+    wire: Wire = PLAIN
+    """How arrays travel."""
+    own: Callable[[int], Algorithm] | None = None
+    """The algorithm as one client does its part of it, where their work is unequal; None: as all do."""
     forget: bool = False
     """Drop a client's folders of earlier rounds when it is asked for the next: their uploads arrived."""
+
+    def algorithm_of(self, client: int) -> Algorithm:
+        """The algorithm as this client does its part of it."""
+        return self.own(client) if self.own is not None else self.algorithm
 
     def folder(self, client: int, round_number: int) -> Path | None:
         """A client's own folder for one round."""
@@ -66,7 +75,7 @@ def answer(node: Node, client: int, broadcast: Broadcast) -> RecordDict:
         if not stops_the_run(node, error):
             raise
         return write_stop(client, error)
-    return tamper(node.faults, client, broadcast.round, write_upload(upload))
+    return encode(tamper(node.faults, client, broadcast.round, write_upload(upload)), node.wire)
 
 
 def stops_the_run(node: Node, error: OSError | UserError) -> bool:
@@ -84,7 +93,8 @@ def stops_the_run(node: Node, error: OSError | UserError) -> bool:
 def _work(node: Node, client: int, broadcast: Broadcast) -> Upload:
     upload = kept(node, client, broadcast, (client,))
     if upload is None:
-        upload = node.algorithm.client(view_of(node, client, broadcast), broadcast, streams_of(node, client, broadcast))
+        view, streams = view_of(node, client, broadcast), streams_of(node, client, broadcast)
+        upload = node.algorithm_of(client).client(view, broadcast, streams)
         keep(node, upload, broadcast, (client,))
     if node.setting.privacy is not None and (upload.examples != 1 or upload.losses):
         raise UserError(
@@ -102,7 +112,7 @@ def streams_of(node: Node, client: int, broadcast: Broadcast) -> Streams:
 def view_of(node: Node, client: int, broadcast: Broadcast) -> ClientView:
     """What one client sees in one round."""
     folder = node.folder(client, broadcast.round)
-    listener, steps = LISTENER.get(), node.algorithm.work()
+    listener, steps = LISTENER.get(), node.algorithm_of(client).work()
 
     def log(iteration: int, values: dict[str, float]) -> None:
         if listener is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -20,10 +20,8 @@ from fedsim.config import Section
 from fedsim.data import weights as scale
 from fedsim.data.synthetic import SyntheticSet, check_tensors
 from fedsim.federated.base import Broadcast, Setting, Upload
+from fedsim.federated.wire import PLAIN, Rejected, Wire, decode, decoded
 from fedsim.types import Params, UserError
-
-NPY = b"\x93NUMPY"
-"""How every array on the wire begins."""
 
 WEIGHTS, EXTRA, SYNTHETIC, METRICS, INFO = "weights", "extra", "synthetic", "metrics", "info"
 
@@ -41,10 +39,6 @@ class Stopped(UserError):  # noqa: N818 - says what happened
     """A client cannot go on and the run must not without it: its folder fails it, or its settings do not fit it."""
 
 
-class Rejected(Exception):  # noqa: N818 - a verdict, not a failure of this program
-    """An upload that is not used; its text says why."""
-
-
 @dataclass(frozen=True)
 class Contract:
     """What the server expects of every upload of a run."""
@@ -60,18 +54,26 @@ class Contract:
     """Images that each uploaded one holds, as its square root."""
     soft: bool = False
     """Whether soft labels are uploaded."""
+    wire: Wire = PLAIN
+    """How arrays travel."""
 
     @classmethod
     def agree(
         cls, setting: Setting, per_class: int, weights: Params | None, limits: UploadLimits,
-        formation: int = 1, soft: bool = False,
+        formation: int = 1, soft: bool = False, wire: Wire = PLAIN,
     ) -> Contract:  # fmt: skip
         """Fill in what `auto` stands for."""
         images = limits.images if limits.images != "auto" else per_class * len(setting.classes)
-        size = images * (int(np.prod(setting.image_shape)) + 8 + 2 * soft * len(setting.classes))
-        size += sum(value.numel() * value.element_size() for value in (weights or {}).values())
-        most = limits.bytes if limits.bytes != "auto" else 2 * size + 65536
-        return cls(setting, per_class, weights, images, most, formation, soft)
+        agreed = cls(setting, per_class, weights, images, 0, formation, soft, wire)
+        size = sum(size for record in agreed.sizes().values() for size in record.values())
+        return replace(agreed, bytes=limits.bytes if limits.bytes != "auto" else 2 * size + 65536)
+
+    def sizes(self) -> dict[str, dict[str, int]]:
+        """Bytes of every agreed array as it travels, before compression, at most."""
+        each = {"images": int(np.prod(self.setting.image_shape)) * self.wire.pixel_bytes, "labels": 8}
+        each |= {"soft": 2 * len(self.setting.classes)} if self.soft else {}
+        weights = {name: self.wire.weight_bytes(value) for name, value in (self.weights or {}).items()}
+        return {SYNTHETIC: {name: self.images * size for name, size in each.items()}, WEIGHTS: weights}
 
 
 def payload_bytes(content: RecordDict) -> int:
@@ -156,6 +158,7 @@ def read_upload(content: RecordDict, client: int, round_number: int, contract: C
     size = payload_bytes(content)
     if size > contract.bytes:
         raise Rejected(f"upload of {size} bytes exceeds the limit of {contract.bytes}")
+    content = decode(content, contract.wire, contract.sizes())
     try:
         metrics, info = content.metric_records[METRICS], content.config_records[INFO]
         examples, losses = metrics["examples"], _losses(metrics["iterations"], metrics["losses"])
@@ -177,7 +180,7 @@ def _losses(iterations: object, losses: object) -> list[tuple[int, float]]:
 
 
 def _synthetic(content: RecordDict, client: int, round_number: int, contract: Contract) -> SyntheticSet:
-    tensors = _decode(_arrays(content, SYNTHETIC))
+    tensors = decoded(_arrays(content, SYNTHETIC))
     bound = contract.setting.privacy.most_weight if contract.setting.privacy is not None else None
     if sorted(tensors) != (agreed := ["images", "labels", *["soft"] * contract.soft, *["weights"] * bool(bound)]):
         raise Rejected(f"synthetic set holds {sorted(tensors)}, not {agreed}")
@@ -213,7 +216,7 @@ def _provenance(text: str) -> dict[str, Any]:
 
 
 def _weights(content: RecordDict, expected: Params) -> Params:
-    tensors = _decode(_arrays(content, WEIGHTS))
+    tensors = decoded(_arrays(content, WEIGHTS))
     if tensors.keys() != expected.keys():
         odd = sorted(tensors.keys() ^ expected.keys())
         raise Rejected(f"weights are of another network: {', '.join(odd[:3])} missing or unknown")
@@ -224,18 +227,6 @@ def _weights(content: RecordDict, expected: Params) -> Params:
             )
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise Rejected(f"{name}: {int((~torch.isfinite(value)).sum())} values are not finite")
-    return tensors
-
-
-def _decode(arrays: Mapping[str, Array]) -> dict[str, torch.Tensor]:
-    tensors = {}
-    for name, array in arrays.items():
-        if not array.data.startswith(NPY):  # numpy would open a zip archive here
-            raise Rejected(f"{name} cannot be decoded (no .npy array)")
-        try:
-            tensors[name] = torch.from_numpy(array.numpy().copy())
-        except Exception as error:
-            raise Rejected(f"{name} cannot be decoded ({type(error).__name__}: {error})") from error
     return tensors
 
 

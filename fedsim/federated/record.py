@@ -37,6 +37,8 @@ class RoundRecord:
     client_flops: float | None = None
     """Operations of the responders together; None in a round of a version that did not count them."""
     server_flops: float | None = None
+    available: list[int] | None = None
+    """Clients that could be reached, under a trace; None: all."""
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> RoundRecord:

@@ -6,44 +6,25 @@ sender (a reply about a dead node comes from elsewhere), and are ordered by clie
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-import torch
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
-from pydantic import Field
 
-from fedsim.config import Section
 from fedsim.federated.base import Algorithm, ServerState, Setting
 from fedsim.federated.blocks import Envelopes, read_answer
 from fedsim.federated.deadline import lifetime
-from fedsim.federated.messages import Contract, Rejected, failure, payload_bytes, read_upload, write_failure
+from fedsim.federated.messages import Contract, failure, payload_bytes, read_upload, write_failure
 from fedsim.federated.nodes import Absent, Nodes
+from fedsim.federated.participation import Participation, Roll
 from fedsim.federated.record import Flops, RoundRecord, append_record, keep_records
 from fedsim.federated.transcript import Receipt, StoredUploads, Transcript
+from fedsim.federated.wire import Rejected, as_received
 from fedsim.runs import RunDirectory
-from fedsim.seeding import Streams
 from fedsim.types import RunFailed
-
-
-class Participation(Section):
-    """Who takes part in a round, and how long it is waited for."""
-
-    fraction: float = Field(default=1.0, gt=0, le=1)
-    """Share of the clients asked in each round, drawn anew; at least one."""
-    min_replies: int = Field(default=1, ge=1)
-    """Usable uploads a round needs; with fewer the run fails."""
-    timeout: float = Field(default=600.0, gt=0)
-    """Seconds one client may work on one round, by its own clock; a node that does not keep to it is given up, on
-    a SuperLink when no node at all has answered for that long times the clients of a node, and 30 s."""
-    per_node: int = Field(default=1, ge=1)
-    """Clients that one Flower node serves, a contiguous block in one message per round. No influence on the result
-    (under `method.networks.shared` none but rounding). A client that raises or is late fails alone; one that kills
-    its process takes those asked of its node along."""
 
 
 @runtime_checkable
@@ -67,8 +48,8 @@ class Server:
     participation: Participation
     contract: Contract
     transcript: Transcript
-    available: Sequence[int]
-    """Clients that hold images."""
+    roll: Roll
+    """Clients that hold images, and when they can be reached."""
     score: Callable[[ServerState], float]
     """Accuracy of the server's model on `val`."""
     flops: Flops
@@ -90,9 +71,8 @@ def run_rounds(grid: Grid, server: Server) -> tuple[ServerState, list[RoundRecor
     for number in range(state.round + 1, server.rounds + 1):
         started = time.monotonic()
         streams = server.setting.streams.at("round", number)
-        chosen = sample(server.available, server.participation.fraction, streams)
-        server.console.round_started(number, server.rounds, chosen)
-        record = RoundRecord(number, chosen)
+        record = _opened(server, number)
+        server.console.round_started(number, server.rounds, record.asked)
         uploads = collect(grid, server, nodes.serving(), state, record)
         if len(uploads) < server.participation.min_replies:
             append_record(server.run.path, record)
@@ -108,6 +88,13 @@ def run_rounds(grid: Grid, server: Server) -> tuple[ServerState, list[RoundRecor
     return state, records
 
 
+def _opened(server: Server, number: int) -> RoundRecord:
+    """The record of a round that begins."""
+    roll, streams = server.roll, server.setting.streams
+    available = roll.available(number, streams) if roll.trace is not None else None
+    return RoundRecord(number, roll.chosen(server.participation.fraction, number, streams), available=available)
+
+
 def _gather(server: Server, nodes: Nodes, number: int) -> None:
     """Wait for the nodes of all clients; without some go on if round `number` can have its replies from the others.
 
@@ -115,35 +102,24 @@ def _gather(server: Server, nodes: Nodes, number: int) -> None:
     """
     block = server.participation.per_node
     try:
-        nodes.wait_for({client // block for client in server.available}, server.connect_timeout)
+        nodes.wait_for({client // block for client in server.roll.holding}, server.connect_timeout)
     except Absent as absent:
         there = nodes.serving()
-        chosen = sample(server.available, server.participation.fraction, server.setting.streams.at("round", number))
+        chosen = server.roll.chosen(server.participation.fraction, number, server.setting.streams)
         if sum(client // block in there for client in chosen) < server.participation.min_replies:
             raise
         server.console.say(f"warning: {absent}; going on without")
-
-
-def asked(fraction: float, clients: int) -> int:
-    """⌈fraction · K⌉, at least one; 0.07 · 100 is 7 although the floating product is a little more."""
-    return max(1, math.ceil(fraction * clients - 1e-9))
-
-
-def sample(available: Sequence[int], fraction: float, streams: Streams) -> list[int]:
-    """`asked` of the clients, ascending."""
-    count = asked(fraction, len(available))
-    order = torch.randperm(len(available), generator=streams.generator("participation"))
-    return sorted(available[int(index)] for index in order[:count])
 
 
 def collect(
     grid: Grid, server: Server, nodes: Mapping[int, int], state: ServerState, record: RoundRecord
 ) -> StoredUploads:
     """Send the broadcasts, wait for every reply or error, check and store each upload as it comes."""
-    broadcasts = server.algorithm.broadcast(state, record.asked)
+    wire = server.contract.wire
+    broadcasts = as_received(server.algorithm.broadcast(state, record.asked), wire)
     server.transcript.open(record.round)
     server.transcript.send(record.round, broadcasts)
-    owners = _send(grid, server, nodes, Envelopes(broadcasts), record)
+    owners = _send(grid, server, nodes, Envelopes(broadcasts, wire), record)
     receipts: list[Receipt] = []
     while owners:
         for reply in grid.pull_messages(list(owners)):

@@ -18,6 +18,7 @@ from fedsim.federated.client import Node, answer, keep, kept, stops_the_run, str
 from fedsim.federated.deadline import deadline
 from fedsim.federated.faults import before_work, tamper
 from fedsim.federated.messages import write_failure, write_stop, write_upload
+from fedsim.federated.wire import encode
 from fedsim.types import UserError
 
 Answers = dict[int, RecordDict]
@@ -78,7 +79,8 @@ def _sound(node: Node, block: Sequence[int], broadcast: Broadcast) -> Answers:
         if not stops_the_run(node, error):
             raise
         return {client: write_stop(client, error) for client in block}
-    return {one.client: tamper(node.faults, one.client, broadcast.round, write_upload(one)) for one in uploads}
+    spoilt = {one.client: tamper(node.faults, one.client, broadcast.round, write_upload(one)) for one in uploads}
+    return {client: encode(content, node.wire) for client, content in spoilt.items()}
 
 
 def _uploads(node: Node, block: Sequence[int], broadcast: Broadcast) -> list[Upload]:

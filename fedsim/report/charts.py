@@ -2,43 +2,62 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from markupsafe import Markup
 
-from fedsim.report.numbers import Number, axis_percent, count_bytes, percent, short
-from fedsim.report.plots import Axis, Interval, Series, forest, heat_map, line_chart, wide_range
+from fedsim.report.numbers import Number, axis_percent, count_bytes, count_flops, percent, short
+from fedsim.report.plots import Axis, Interval, Series, Write, forest, heat_map, line_chart, wide_range
 from fedsim.report.view import LISTED, RunView
+
+Cost = Literal["round", "bytes", "flops"]
+AXES: dict[Cost, tuple[str, Write]] = {
+    "round": ("round", short),
+    "bytes": ("bytes up and down", count_bytes),
+    "flops": ("client FLOPs", count_flops),
+}
+"""Name of an axis of cost, and how its values are written; all but rounds add up over rounds."""
 
 
 def _label(run: RunView, what: str = "") -> str:
     return f"{run.key} {what or run.method.split(' · ')[0][:9]}".strip()
 
 
-def accuracy_chart(runs: Sequence[RunView], over: str) -> Markup:
-    """Accuracy on val by `over`: "round" or "bytes" (sent up so far); dashed: real images sent instead."""
+def accuracy_chart(runs: Sequence[RunView], over: Cost) -> Markup:
+    """Accuracy on val by what it cost so far; dashed: real images sent instead, which nobody computed anything for."""
     series: list[Series] = []
     for number, run in enumerate(runs):
-        sent = np.cumsum([sum(record.uplink_bytes.values()) for record in run.records]).tolist()
-        xs = [record.round for record in run.records] if over == "round" else sent
+        xs = _spent(run, over)
         scored = [
             (x, record.metrics["accuracy"])
             for x, record in zip(xs, run.records, strict=True)
             if "accuracy" in record.metrics
         ]
         series.append(Series(_label(run), scored, number, title=f"{run.name} {_label(run)}"))
-        if control := run.controls.get("upload_real_subset"):
+        control = run.controls.get("upload_real_subset")
+        if control and over != "flops":
             known = list(zip(xs, control["accuracy_by_round"], strict=False))
             title = f"{run.name} with random real images uploaded instead"
             series.append(Series(_label(run, "control"), known, number, dashed=True, title=title))
     sizes = [x for one in series for x, _ in one.points]
-    rounds = Axis("round", short, whole=True)
-    x = rounds if over == "round" else Axis("cumulative uplink", count_bytes, log=wide_range(sizes))
-    title = "Accuracy on val by " + ("round" if over == "round" else "cumulative uplink bytes")
-    return line_chart(title, series, x, Axis("accuracy on val", axis_percent, share=True))
+    name, write = AXES[over]
+    x = Axis(name, write, log=over != "round" and wide_range(sizes), whole=over == "round")
+    return line_chart(f"Accuracy on val by {name}", series, x, Axis("accuracy on val", axis_percent, share=True))
+
+
+def _spent(run: RunView, over: Cost) -> list[Number]:
+    """What each round brings the cost to; NaN where it is not known."""
+    if over == "round":
+        return [record.round for record in run.records]
+    if over == "bytes":
+        each = [sum(record.uplink_bytes.values()) + sum(record.downlink_bytes.values()) for record in run.records]
+    else:
+        each = [math.nan if record.client_flops is None else record.client_flops for record in run.records]
+    return np.cumsum(each).tolist()
 
 
 def forest_chart(runs: Sequence[RunView]) -> Markup:

@@ -27,7 +27,7 @@ from fedsim.report.charts import (
     step_charts,
 )
 from fedsim.report.collect import collect, incomparable
-from fedsim.report.numbers import count, count_bytes, percent, points, short
+from fedsim.report.numbers import count, count_bytes, count_flops, percent, points, short
 from fedsim.report.table import data_label, model_label
 from fedsim.report.view import LISTED, SMALL, RunView
 from fedsim.runs import write_atomic
@@ -69,7 +69,7 @@ def _environment() -> Environment:
     )
     called = (accuracy_chart, curve_chart, forest_chart, partition_map, panels, loss_charts, step_charts, incomparable)
     environment.filters |= {
-        one.__name__: one for one in (percent, points, count_bytes, short, count, model_label, data_label)
+        one.__name__: one for one in (percent, points, count_bytes, count_flops, short, count, model_label, data_label)
     }
     environment.globals |= {one.__name__: one for one in called}
     environment.globals |= {"OPEN": OPEN, "SMALL": SMALL, "PER_CLASS": PER_CLASS, "LISTED": LISTED}

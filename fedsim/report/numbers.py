@@ -34,6 +34,15 @@ def count_bytes(value: Number) -> str:
     raise AssertionError("unreachable: TB always returns")
 
 
+def count_flops(value: Number) -> str:
+    """3140000000 → 3.14 G: operations, powers of 1000."""
+    for unit in ("", " k", " M", " G", " T", " P"):
+        if abs(value) < 999.5 or unit == " P":
+            return f"{value:.3g}{unit}"
+        value /= 1000
+    raise AssertionError("unreachable: P always returns")
+
+
 def short(value: Number) -> str:
     """Four significant digits."""
     return f"{value:.4g}".replace("-", "−")

@@ -7,59 +7,16 @@ control is paired where seeds pair it, otherwise Welch's over sets and control n
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from fedsim.config import Raw, read
+from fedsim.report.rows import FORMATS, Row, markdown
 from fedsim.runs import RunDirectory, write_atomic
 from fedsim.training.intervals import Interval, difference_ci, mean_ci
 from fedsim.types import UserError
-
-
-@dataclass(frozen=True)
-class Row:
-    """One config."""
-
-    run: str
-    """Name of the config."""
-    hash: str
-    """Of the config without its seed: rows of one name that differ, differ in their config.yaml."""
-    data: str
-    model: str
-    method: str
-    ipc: str
-    """Synthetic images per class."""
-    labels: str
-    """Label regime of the evaluation."""
-    rounds: str
-    n: int
-    """Values that the interval rests on."""
-    over: str
-    """What they are."""
-    accuracy: str
-    """Percent, with its 95% interval."""
-    control: str
-    """Percent, and the label regime where it is not that of the result."""
-    difference: str
-    """Accuracy − control in points, with its 95% interval."""
-    uplink_mb: str
-    """All uploads, in 10⁶ bytes."""
-    set_kb: str
-    """Stored images and labels of one central set, in 10³ bytes."""
-    label_robust: str
-    """DD-Ranking's LRS, where it was measured."""
-    augmentation_robust: str
-    """DD-Ranking's ARS, where it was measured."""
-    cosine: str
-    """Mean cosine within classes over the sets, where it was measured; low is diverse."""
-
-
-Format = Callable[[Sequence[Row]], str]
 
 
 def finished(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
@@ -84,40 +41,6 @@ def rows(paths: Sequence[Path]) -> list[Row]:
         same = {key: value for key, value in config.items() if key not in {"seed", "engine", "checkpoint_every"}}
         groups.setdefault(json.dumps(same, sort_keys=True), []).append((config, result))
     return [row for group in groups.values() for row in (_row(group), *_architectures(group))]
-
-
-def markdown(table: Sequence[Row]) -> str:
-    """A pipe table."""
-    names = _filled(table)
-    lines = [f"| {' | '.join(names)} |", "|" + " --- |" * len(names)]
-    lines += [f"| {' | '.join(str(getattr(row, name)) for name in names)} |" for row in table]
-    return "\n".join(lines) + "\n"
-
-
-def comma_separated(table: Sequence[Row]) -> str:
-    """CSV with a header."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in table)
-    return text.getvalue()
-
-
-def latex(table: Sequence[Row]) -> str:
-    """A tabular with booktabs' rules."""
-    names = _filled(table)
-    lines = [f"\\begin{{tabular}}{{{'l' * len(names)}}}", "\\toprule", _cells(names), "\\midrule"]
-    lines += [_cells([str(getattr(row, name)) for name in names]) for row in table]
-    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
-
-
-FORMATS: dict[str, Format] = {".md": markdown, ".csv": comma_separated, ".tex": latex}
-"""By the suffix of the file that is written."""
-
-
-def _filled(table: Sequence[Row]) -> list[str]:
-    """Columns that some row has an entry in; a file for reading back (CSV) has them all."""
-    return [field.name for field in fields(Row) if any(str(getattr(row, field.name)) for row in table)]
 
 
 def write_table(paths: Sequence[Path], out: Path | None) -> str:
@@ -157,12 +80,21 @@ def _row(group: Sequence[tuple[Raw, dict[str, Any]]]) -> Row:
         accuracy=_with_interval(mean, ci),
         control=_percent(control) + _apart(first) if control is not None else "",
         difference=_with_interval(difference, apart, sign=True) if difference is not None else "",
-        uplink_mb=f"{sum(one['uplink_bytes'] for one in results) / len(results) / 1e6:.3g}" if first["rounds"] else "",
+        uplink_mb=_mean(results, "uplink_bytes", 1e6) if first["rounds"] else "",
+        downlink_mb=_mean(results, "downlink_bytes", 1e6) if first["rounds"] else "",
+        client_flops=_mean(results, "client_flops"),
+        seconds=_mean(results, "wall_seconds", form=".0f"),
         set_kb=f"{first['storage_bits'] / 8000:.4g}" if "storage_bits" in first else "",
         label_robust=_measured(results, "ranking", lambda found: found["lrs"]),
         augmentation_robust=_measured(results, "ranking", lambda found: found["ars"]),
         cosine=_measured(results, "diversity", _cosine),
     )
+
+
+def _mean(results: Sequence[dict[str, Any]], name: str, unit: float = 1.0, form: str = ".3g") -> str:
+    """Mean over seeds of a number that all of them have; else empty."""
+    found = [one[name] for one in results if name in one]
+    return f"{sum(found) / len(found) / unit:{form}}" if found and len(found) == len(results) else ""
 
 
 def _measured(results: Sequence[dict[str, Any]], what: str, value: Callable[[Any], float | None]) -> str:
@@ -243,8 +175,3 @@ def _percent(value: float, *, sign: bool = False) -> str:
 def _with_interval(value: float, ci: Interval | None, *, sign: bool = False) -> str:
     middle = _percent(value, sign=sign)
     return middle if ci is None else f"{middle} [{_percent(ci[0], sign=sign)}, {_percent(ci[1], sign=sign)}]"
-
-
-def _cells(words: Sequence[str]) -> str:
-    special = {"\\": r"\textbackslash{}", "·": r"$\cdot$"} | {sign: f"\\{sign}" for sign in "&%$#_{}"}
-    return " & ".join("".join(special.get(letter, letter) for letter in word) for word in words) + r" \\"

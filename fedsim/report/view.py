@@ -150,6 +150,13 @@ class RunView:
         kind = name.rpartition("_")[2]
         return sum(len(getattr(record, kind)) for record in self.records)
 
+    @property
+    def client_flops(self) -> float | None:
+        """Operations of all clients in the finished rounds; None where a round did not count them."""
+        each = [record.client_flops for record in self.records]
+        known = [one for one in each if one is not None]
+        return sum(known) if known and len(known) == len(each) else None
+
     def real_means(self, client: int | None) -> tuple[UInt8[Tensor, "k c h w"], Int[np.ndarray, "k"]] | None:
         """Class means and counts of a client's images, of all for None; None without the data."""
         if self.dataset is None or self.split is None:

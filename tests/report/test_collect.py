@@ -54,6 +54,8 @@ def _record(number: int, reason: str) -> RoundRecord:
         losses={0: [(1, 4.0), (10, 0.5 * number)], 1: [(1, 2.0), (10, 1.5)]},
         metrics={"accuracy": 0.4 + 0.2 * number, "step": 3.0, "step_over_radius": 1.5, "server_loss": 0.01},
         seconds=1.25,
+        client_flops=2e9 * number,
+        server_flops=1e8,
     )
 
 
@@ -71,7 +73,8 @@ def _result(records: list[RoundRecord]) -> dict[str, Any]:
         "accuracy": 0.75, "accuracy_ci": [0.7, 0.8], "accuracy_n": 1, "accuracy_over": "359 test images",
         "controls": {"upload_real_subset": {"accuracy": 0.875, "accuracy_by_round": [0.5, 0.85]}},
         "rounds": ROUNDS, "accuracy_by_round": [one.metrics["accuracy"] for one in records],
-        "uplink_bytes": 4000, "downlink_bytes": 24000, "synthetic_images": 40, "real_images": 1294,
+        "uplink_bytes": 4000, "downlink_bytes": 24000, "client_flops": 6e9, "server_flops": 2e8,
+        "synthetic_images": 40, "real_images": 1294,
         "epsilon": None, "delta": None, "clients_failed": 1, "uploads_rejected": 1, "clients_empty": [],
         "small_classes": [[0, 3, 15], [1, 4, 1]], "protocol": {"labels": "hard"}, "model_sha256": "ab" * 32,
         "storage_bits": 20640, "wall_seconds": 2.5,

@@ -13,10 +13,10 @@ from PIL import Image
 
 from fedsim.experiment import execute
 from fedsim.federated.record import read_records, write_records
-from fedsim.report.charts import loss_charts
+from fedsim.report.charts import accuracy_chart, loss_charts
 from fedsim.report.collect import collect
 from fedsim.report.html import png, render, write_report
-from fedsim.report.numbers import count, count_bytes, percent, points, short
+from fedsim.report.numbers import count, count_bytes, count_flops, percent, points, short
 from fedsim.runs import RunDirectory
 from fedsim.schema import Distillation, FederatedRun, resolve
 from fedsim.types import UserError
@@ -69,6 +69,8 @@ def test_numbers_as_written() -> None:
         "+2.0",
         "1,374,090",
     )
+    operations = [count_flops(value) for value in (0, 999, 1000, 3.14e9, 999_600, 2.5e18)]
+    assert operations == ["0", "999", "1 k", "3.14 G", "1 M", "2.5e+03 P"]
     sizes = [count_bytes(value) for value in (0, 999, 1000, 101310, 999_600, 1374090, 2.5e9, 7e12)]
     assert sizes == ["0 B", "999 B", "1 kB", "101 kB", "1 MB", "1.37 MB", "2.5 GB", "7 TB"]
     assert short(-0.0123456) == "−0.01235"
@@ -83,7 +85,7 @@ def test_one_run_says_what_a_reader_needs(tmp_path: Path) -> None:
         "What was uploaded in round 2", "name: feddm", "ab" * 32, "2,500", "no reply", "it broke", "rejected",
     ):  # fmt: skip
         assert words in shown.text.replace("\xa0", " "), words
-    assert shown.tags.count("svg") == 7
+    assert shown.tags.count("svg") == 8
     assert "Comparison" not in shown.text
 
 
@@ -121,8 +123,9 @@ def test_several_runs_are_compared(tmp_path: Path) -> None:
     assert "3 runs side by side" in shown.text
     table = re.findall(r"<tbody>(.*?)</tbody>", render(collect([one, two, three])), re.S)[0]
     rows = [" ".join(re.sub(r"<[^>]+>", " ", row).split()) for row in table.split("</tr>")[:3]]
-    assert rows[0].startswith("A one, seed 0 feddm · dm 75.0% 70.0% to 80.0% 87.5% −12.5 2 4 kB 24 kB 40 1 1 none")
-    assert rows[1].startswith("B two, seed 0 feddm · dm interrupted – – – 2 of 2 4 kB 24 kB – 1 1 none")
+    accuracies = "75.0% 70.0% to 80.0% 87.5% −12.5"
+    assert rows[0].startswith(f"A one, seed 0 feddm · dm {accuracies} 2 4 kB 24 kB 6 G 2 40 1 1 none")
+    assert rows[1].startswith("B two, seed 0 feddm · dm interrupted – – – 2 of 2 4 kB 24 kB 6 G – – 1 1 none")
     assert "C fedavg" in shown.text
     assert {"A control", "B feddm"} <= {word.strip() for word in shown.words}
 
@@ -227,3 +230,40 @@ def test_a_real_federated_run_with_faults(tmp_path: Path) -> None:
     shown = Page((path / "report.html").read_text())
     assert "planned fault: client 2 raises in round 1" in shown.text
     assert "pixel values are not finite" in shown.text
+
+
+def test_accuracy_is_drawn_over_rounds_bytes_and_operations(tmp_path: Path) -> None:
+    """Rounds of 1500 and 2500 bytes up, 12000 down each, and of 2 and 4 billion operations."""
+    runs = collect([write_run(tmp_path)])
+    places = {
+        "round": ("round", ["1", "2"]),
+        "bytes": ("bytes up and down", ["13.5 kB", "28 kB"]),
+        "flops": ("client FLOPs", ["2 G", "6 G"]),
+    }
+    for over, (name, xs) in places.items():
+        chart = accuracy_chart(runs, over)  # pyright: ignore[reportArgumentType]
+        assert f"Accuracy on val by {name}" in chart
+        for x, y in zip(xs, ("60%", "80%"), strict=True):
+            assert re.search(rf"<title>[^<]*: {re.escape(x)}, {y}</title>", chart), (over, x)
+        assert ("with random real images uploaded instead" in chart) == (over != "flops")
+
+
+def test_operations_that_were_not_counted_are_not_drawn(tmp_path: Path) -> None:
+    path = write_run(tmp_path)
+    records = read_records(path)
+    for record in records:
+        record.client_flops = None
+    write_records(path, records)
+    runs = collect([path])
+    assert accuracy_chart(runs, "flops") == ""
+    assert runs[0].client_flops is None
+    assert "By what the clients computed" not in render(runs)
+    assert "By what travelled, up and down" in render(runs)
+
+
+def test_who_was_there_is_said_under_a_trace(tmp_path: Path) -> None:
+    path = write_run(tmp_path)
+    records = read_records(path)
+    records[0].available = [0, 1, 2, 5]
+    write_records(path, records)
+    assert "3 of 4 there" in Page(render(collect([path]))).text

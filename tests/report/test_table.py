@@ -36,7 +36,8 @@ def run(root: Path, seed: int, result: dict[str, Any], **sections: Any) -> Path:
 def federated(root: Path, seed: int, accuracy: float, control: float) -> Path:
     result = {
         "accuracy": accuracy, "accuracy_ci": [0.1, 0.9], "accuracy_over": "359 test images", "rounds": 3,
-        "uplink_bytes": 2_000_000, "controls": {"upload_real_subset": {"accuracy": control}},
+        "uplink_bytes": 2_000_000, "downlink_bytes": 4_500_000, "client_flops": 1e12 + 1e11 * seed,
+        "wall_seconds": 1234.4, "controls": {"upload_real_subset": {"accuracy": control}},
     }  # fmt: skip
     return run(root, seed, result, algorithm={"name": "feddm"}, name="fed")
 
@@ -48,6 +49,7 @@ def test_seeds_of_a_config_are_one_row_paired_with_their_controls(tmp_path: Path
     assert row.control == "95.00"
     assert row.difference == "-4.00 [-16.71, +8.71]"
     assert (row.uplink_mb, row.rounds, row.model) == ("2", "3", "convnet-2-8 instance")
+    assert (row.downlink_mb, row.client_flops, row.seconds) == ("4.5", "1.05e+12", "1234")
 
 
 def test_a_single_run_keeps_its_own_interval(tmp_path: Path) -> None:
@@ -74,7 +76,7 @@ def test_the_three_formats_hold_the_same_cells(tmp_path: Path, capsys: pytest.Ca
     latex = write_table([path], tmp_path / "t.tex")
     assert r"feddm $\cdot$ dm" in latex
     assert latex.count("&") == 2 * (len(cells) - 1)
-    assert r"uplink\_mb \\" in latex
+    assert r"downlink\_mb & client\_flops & seconds \\" in latex
 
 
 def test_further_architectures_are_rows_of_their_own(tmp_path: Path) -> None:
@@ -94,7 +96,7 @@ def test_what_was_measured_beside_the_accuracy_is_averaged_over_seeds(tmp_path: 
         found = {"ranking": {"lrs": lrs, "ars": 0.5}, "diversity": {"sets": [{"mean": 0.1}, {"mean": 0.3}]}}
         paths.append(run(tmp_path, seed, base | found))
     (row,) = rows(paths)
-    assert (row.set_kb, row.uplink_mb) == ("1", "")
+    assert (row.set_kb, row.uplink_mb, row.downlink_mb, row.client_flops) == ("1", "", "", "")
     assert (row.label_robust, row.augmentation_robust, row.cosine) == ("0.3000", "0.5000", "0.2000")
     header = write_table(paths, None).splitlines()[0]
     assert "label_robust" in header

@@ -5,15 +5,15 @@
 
     a_i  weight of each gradient in the way:  1, …, 1                                        plain SGD,   ‖a_i‖₁ = τ_i
                                               (1 − β^τ_i)/(1 − β), …, (1 − β²)/(1 − β), 1    momentum β
-    p_i  n_i / Σ_j n_j over the clients of the round      η  first step size      τ_i = E ⌈n_i / batch⌉
+    p_i  n_i / Σ_j n_j over the clients of the round      η  first step size      τ_i = E_i ⌈n_i / batch⌉
 
 Source  Wang, Liu, Liang, Joshi, Poor, "Tackling the Objective Inconsistency Problem in Heterogeneous Federated
         Optimization", NeurIPS 2020, arXiv 2007.07481 (the update and both a_i from memory, hence no numbers).
 Code    none read.
-Differs ‖a_i‖₁ does not travel: the server computes it from n_i, which every upload states, and public settings. A step
-        size that drops (`local.schedule: step`) is part of a_i. Weight decay counts as part of the gradient, as the L2
-        penalty it is. The paper's proximal and adaptive local solvers are left out. Buffers (batch norm) are averaged
-        as in FedAvg.
+Differs ‖a_i‖₁ does not travel: the server computes it from n_i, which every upload states, and public settings, E_i
+        among them (`budgets`). A step size that drops (`local.schedule: step`) is part of a_i. Weight decay counts as
+        part of the gradient, as the L2 penalty it is. The paper's proximal and adaptive local solvers are left out.
+        Buffers (batch norm) are averaged as in FedAvg.
 Reduces equal numbers of steps: FedAvg.
 Cost    that of FedAvg.
 """
@@ -28,6 +28,7 @@ import torch
 
 from fedsim.federated.algorithms import fedavg
 from fedsim.federated.base import ServerState, Setting, Upload
+from fedsim.federated.budgets import scaled_local
 from fedsim.models.functional import trainable_names
 from fedsim.seeding import Streams
 from fedsim.training.train import TrainConfig, learning_rate
@@ -88,8 +89,9 @@ class FedNova(fedavg.FedAvg):
         """The normalised average of the parameters; buffers are averaged as in FedAvg."""
         average, metrics = super().server(setting, state, uploads, streams)
         names = trainable_names(setting.fresh(setting.streams.generator("template")))
-        lengths = (normaliser(self.config.local, upload.examples) for upload in uploads)
+        work = [(scaled_local(self.config, setting.scale(one.client)).local, one.examples) for one in uploads]
+        lengths = (normaliser(local, images) for local, images in work)
         weights = average.weights | normalised(state.weights, uploads, lengths, names)
-        taken = [steps(self.config.local, upload.examples) for upload in uploads]
+        taken = [steps(local, images) for local, images in work]
         metrics |= {"fewest_steps": min(taken), "most_steps": max(taken)}
         return ServerState(average.round, weights), metrics

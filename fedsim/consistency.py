@@ -1,0 +1,77 @@
+"""What every section of a config allows and the whole does not: each refusal says what came and what is valid."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedsim.distill import private
+from fedsim.distill.soft_labels import learns_labels
+from fedsim.federated.budgets import check_budgets
+from fedsim.federated.wire import check_wire
+from fedsim.privacy.ledger import check_delta
+from fedsim.types import UserError
+
+
+def check_federated(config: Any) -> None:
+    """A run of a federation (`schema.FederatedRun`)."""
+    if config.data.val == 0:
+        raise UserError("data.val: got 0; the server scores every round on val, give more than 0 and at most 0.5")
+    if config.data.zca is not None:
+        raise UserError(
+            "data.zca: whitening is fitted to all training images, which no party of a federation holds, and would be "
+            "a release of its own; leave it out"
+        )
+    check_wire(config.wire, config.algorithm.name, config.method)
+    check_budgets(config.budgets, config.algorithm, config.method)
+    if config.privacy is not None:
+        _check_private(config)
+    elif config.controls.noisy_class_means:
+        raise UserError("controls.noisy_class_means: got true; it is scored at the epsilon of a private run; valid "
+                        "without privacy: false, null")  # fmt: skip
+
+
+def check_central(config: Any) -> None:
+    """A central condensation (`schema.Distillation`)."""
+    method, networks = config.method, getattr(config.method, "networks", None)
+    if late := [at for at in config.curve if at > method.iterations]:
+        raise UserError(
+            f"curve: {late[0]} is after the last iteration; valid: 0 to method.iterations ({method.iterations})"
+        )
+    if config.evaluation.labels == "soft" and not learns_labels(method):
+        raise UserError(
+            "evaluation.labels: soft takes the labels stored in a set, and this method makes none; "
+            "give hard or teacher, or method.labels: learned (dc, dsa, idc, model_augmentation)"
+        )
+    if config.data.zca is not None and (formation := getattr(method, "formation", 1)) > 1:
+        raise UserError(
+            f"method.formation={formation}: parts of a stored image are cut from plain pixels and cannot be whitened; "
+            "give formation=1, or no data.zca"
+        )
+    if getattr(networks, "around", None) == "server" or getattr(networks, "name", None) == "perturb":
+        raise UserError(
+            "method.networks: draws around the server's weights, which a central run does not have; "
+            "valid here: fresh, or pool with around: fresh"
+        )
+    if getattr(networks, "shared", False):
+        raise UserError("method.networks.shared: a central run has one owner and nobody to share with; leave it out")
+
+
+def _check_private(config: Any) -> None:
+    """Refuse what would release more than is accounted for."""
+    if config.budgets.name != "uniform":
+        raise UserError(f"budgets: got {config.budgets.name}; under privacy every client does the same: leave it out")
+    agreed: Any = config.privacy
+    norm = getattr(config.model, "norm", None)
+    private.check(agreed, config.algorithm.name, config.method, norm, config.rounds)
+    check_delta(agreed.delta, agreed.public_bound)
+    if config.controls.upload_real_subset:
+        raise UserError("controls.upload_real_subset: got true; it releases real images; valid under privacy: false")
+    if config.controls.noisy_class_means and agreed.noise != "seeded":
+        raise UserError("controls.noisy_class_means: got true; it is one more release of the same records, which no "
+                        "ledger pays for; valid under noise=system: false, null; or give noise=seeded")  # fmt: skip
+    if config.controls.noisy_class_means and config.server is None:
+        raise UserError("controls.noisy_class_means: got true; the server of this algorithm trains on no images; "
+                        "valid: false, null")  # fmt: skip
+    if config.transcript == "none":
+        raise UserError("transcript: got none, which drops the clients' folders and their ledgers; valid under "
+                        "privacy: uploads, all")  # fmt: skip
