@@ -123,8 +123,8 @@ def test_buffers_of_a_batch_norm_are_averaged_as_in_fedavg() -> None:
     plain = average(before.weights, uploads)[0]
     buffers = [name for name in plain if "running" in name or "tracked" in name]
     assert len(buffers) == 3
-    for name, value in plain.items():
-        assert torch.equal(after.weights[name], value) == (name in buffers), name
+    for name in plain.keys() - {"blocks.0.0.bias"}:  # before a batch norm: nothing but rounding moves it
+        assert torch.equal(after.weights[name], plain[name]) == (name in buffers), name
 
 
 def test_it_is_an_algorithm_that_says_how_unequal_the_clients_are() -> None:
