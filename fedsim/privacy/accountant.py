@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -122,7 +123,10 @@ def guarantee(releases: Sequence[Releases], delta: float, adjacency: Adjacency =
     if adjacency == "replace":
         raise UserError("adjacency: got replace with a sample rate below 1; valid: replace with all records in every "
                         "release (rate 1), or add_remove")  # fmt: skip
-    history = [(one.sigma, one.rate, one.number) for one in releases]
+    alike: Counter[tuple[float, float]] = Counter()  # equal ones together: each entry of a history is a convolution
+    for one in releases:
+        alike[one.sigma, one.rate] += one.number
+    history = [(sigma, rate, number) for (sigma, rate), number in alike.items()]
     if (simple := _opacus("rdp", history, delta)) > LIMIT:
         return Guarantee(simple, delta, adjacency, "rdp", f"beyond ε = {LIMIT} PRV takes minutes; RDP, which is larger")
     try:
