@@ -123,10 +123,10 @@ def guarantee(releases: Sequence[Releases], delta: float, adjacency: Adjacency =
     if adjacency == "replace":
         raise UserError("adjacency: got replace with a sample rate below 1; valid: replace with all records in every "
                         "release (rate 1), or add_remove")  # fmt: skip
-    together = Counter()  # equal ones composed at once: the same ε in whatever rounds they were made
+    alike: Counter[tuple[float, float]] = Counter()  # equal ones at once: the same ε in whatever rounds they were made
     for one in releases:
-        together[one.sigma, one.rate] += one.number
-    history = [(sigma, rate, number) for (sigma, rate), number in together.items()]
+        alike[one.sigma, one.rate] += one.number
+    history = [(sigma, rate, number) for (sigma, rate), number in alike.items()]
     if (simple := _opacus("rdp", history, delta)) > LIMIT:
         return Guarantee(simple, delta, adjacency, "rdp", f"beyond ε = {LIMIT} PRV takes minutes; RDP, which is larger")
     try:

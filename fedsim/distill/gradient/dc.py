@@ -231,7 +231,6 @@ class GradientMatching:
         sgd_step(task.runner, images, labels, lr=self.config.lr_net)
 
     def _of_batches(self, task: Task, state: State, views: Any, rng: torch.Generator) -> Iterable[Gradients]:
-        """g_c^T of random real images."""
         return real_gradients(task, self.config.batch_real, lambda images, c: self.see(images, c, views), rng)
 
     def _match(self, task: Task, state: State, apart: Streams, rng: torch.Generator) -> tuple[list[Tensor], Tensor]:

@@ -64,6 +64,8 @@ class MetaState(meta_knowledge.State, Counted):
 
 COUNTED: dict[type, type] = {dc.State: State, idc.State: FilterState, meta_knowledge.State: MetaState}
 """State of a method → the same with counts."""
+OF_IMAGES = ("pixels", "first", "second", "logits", "logits_first", "logits_second")
+"""What a state has a row of for each synthetic image; of label logits where they are learned."""
 READ: dict[Distance, tuple[int, ...]] = {
     dc.layerwise_cosine: (2, 3, 4), dc.squared_distance: (0, 1, 2, 3, 4),
     idc.squared_filters: (4,), idc.absolute_filters: (4,),
@@ -101,9 +103,7 @@ class PrivateGradients:
     def result(self, task: Task, state: Any) -> SyntheticSet:
         """As the method, of the classes that are believed in."""
         reduced, rows = remaining(task, state.counts, self.least)
-        cut: dict[str, Tensor] = {"pixels": state.pixels[rows]}
-        if len(getattr(state, "logits", ())):
-            cut["logits"] = state.logits[rows]
+        cut = {name: one[rows] for name, one in vars(state).items() if name in OF_IMAGES and len(one)}
         return self.method.result(reduced, replace(state, **cut))
 
     def passes(self, counts: Int64[Tensor, "k"]) -> Passes:

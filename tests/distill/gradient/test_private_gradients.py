@@ -4,144 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from fedsim.data.augment import Config as DSAConfig
 from fedsim.data.augment import augment
 from fedsim.data.images import Images
-from fedsim.distill.base import Task
 from fedsim.distill.drive import condense
-from fedsim.distill.gradient import dc, dsa, idc, meta_knowledge, private_gradients
-from fedsim.distill.gradient.private_gradients import PrivateGradients
-from fedsim.distill.networks import PerturbConfig, Radius
-from fedsim.privacy import mechanism as sums
+from fedsim.distill.gradient import dsa, meta_knowledge, private_gradients
+from fedsim.distill.private_steps import releases
 from fedsim.privacy.mechanism import Mechanism
 from fedsim.seeding import Streams, stream
 from fedsim.types import UserError
-from tests.reference import dc as loops
 from tests.reference import dm as problem
-from tests.reference import meta_knowledge as meta
 from tests.reference import private_gradients as reference
-from tests.reference.private_gradients import CLEAR, COUNTS, MECHANISM, charges, doubled, silent, task
-
-LEAST = 2.0
-AROUND = PerturbConfig(radius=Radius(absolute=1.0))
-SHARED: dict[str, Any] = {"ipc": 2, "batch_real": 0, "lr": 0.2, "momentum": 0.0, "optimiser": "sgd", "networks": AROUND}
-LOOP: dict[str, Any] = SHARED | {"outer": 2, "inner": 1, "lr_net": 0.1, "iterations": 4}
-ONE = DSAConfig(strategy=("color", "crop", "flip"))
-METHODS: dict[str, Any] = {
-    "dc": dc.Config(**LOOP),
-    "dc mse": dc.Config(**LOOP, metric="mse"),
-    "dsa": dsa.Config(**LOOP, augment=ONE),
-    "idc": idc.Config(**LOOP, train_on="synthetic", formation=1, augment=None, cutmix=0.0),
-    "meta_knowledge": meta_knowledge.Config(**SHARED, iterations=4, inner_steps=2, inner_lr=0.3, restart=2),
-}
-DISTANCES = {"dc": loops.cosine, "dc mse": loops.squared, "dsa": loops.cosine, "idc": loops.squared}
-
-
-def method(name: str, **changes: Any) -> PrivateGradients:
-    return PrivateGradients(METHODS[name].model_copy(update=changes), LEAST)
-
-
-def begun(here: Task, one: PrivateGradients) -> Any:
-    one.prepare(here, stream(0))
-    return doubled(one.init(here, None, stream(1)))
-
-
-# --- the equations ---
-
-
-def matched(here: Task, name: str, params: Any, pixels: Tensor, draws: Tensor | None, images: Images) -> Tensor:
-    """Σ_c D of loops, the real side clipped record by record."""
-    labels, distance = here.labels(), DISTANCES[name]
-
-    def look(images: Tensor, label: int) -> Tensor:
-        if draws is None:
-            return images
-        return augment(images, torch.zeros(len(images), dtype=torch.int64), draws[label : label + 1], ONE)
-
-    def gradient(images: Tensor, label: int) -> dict[str, Tensor]:
-        found = loops.gradient(here.network, params, look(images, label), torch.full((len(images),), label))
-        dimensions = {"dc mse": (1, 2, 3, 4), "idc": (4,)}.get(name, (2, 4))
-        return {key: value for key, value in found.items() if value.ndim in dimensions}
-
-    def row(image: Tensor, label: int) -> Tensor:
-        return torch.cat([one.detach().flatten() for one in gradient(image[None], label).values()])
-
-    found, counts = reference.class_sums(images, here.num_classes, row, MECHANISM)
-    total = torch.zeros((), dtype=torch.float64)
-    for label, (one, count) in enumerate(zip(found, counts, strict=True)):
-        ours = gradient(pixels[labels == label], label)
-        mean = one / max(count, LEAST)
-        flat = mean if isinstance(mean, Tensor) else torch.zeros(sum(own.numel() for own in ours.values())).double()
-        parts = flat.split([own.numel() for own in ours.values()])
-        theirs = {key: part.view(ours[key].shape) for key, part in zip(ours, parts, strict=True)}
-        total = total + distance(ours, theirs)
-    return total
-
-
-def apart(folder: Path, name: str, changes: dict[str, Any] | None = None, images: Images | None = None) -> float:
-    """How far the images are after a step from where the loops put them, over the length of the step."""
-    data = problem.images(COUNTS) if images is None else images
-    here, one = task(folder, real=data), method(name, **(changes or {}))
-    state = begun(here, one)
-    before, rng = state.pixels.clone().requires_grad_(), stream(2)
-    if name == "meta_knowledge":
-        params = one.method._network(here, None, rng, 0)
-        moved = weighted(here, params, before, data, one.config)
-    else:
-        draws = Streams(int(torch.randint(2**62, (), generator=rng)))
-        views = one.method.views(here, draws.generator("views"))
-        params = one.method.source.draw(here, None, rng, 0).params
-        moved = torch.autograd.grad(matched(here, name, params, before, views, data), before)[0]
-    one.step(here, None, state, stream(2))
-    expected = here.normalise.project(before.detach() - one.config.lr * moved)
-    return float((state.pixels - expected).norm() / (one.config.lr * moved).norm())
-
-
-def weighted(here: Task, params: Any, pixels: Tensor, images: Images, config: meta_knowledge.Config) -> Tensor:
-    """∂⟨w′, g⟩/∂S of loops, φ_i ∇ℓ(w′; x_i) clipped record by record."""
-    after = meta.trained(here.network, params, pixels, here.labels(), config.inner_lr, config.inner_steps)
-    names = [name for name, _ in here.network.named_parameters()]
-    fixed = {name: value.detach() for name, value in after.items()}
-
-    def row(image: Tensor, label: int) -> Tensor:
-        own = fixed | {name: fixed[name].clone().requires_grad_() for name in names}
-        phi = meta.phi(float(meta.record_loss(here.network, params, image, label).detach()), config.tau)
-        each = torch.autograd.grad(meta.record_loss(here.network, own, image, label), [own[name] for name in names])
-        return phi * torch.cat([one.flatten() for one in each])
-
-    found, counts = reference.class_sums(images, here.num_classes, row, MECHANISM)
-    total = torch.stack([one for one in found if isinstance(one, Tensor)]).sum(0) / max(sum(counts), LEAST)
-    parts = total.split([after[name].numel() for name in names])
-    pairs = ((after[name], part.view(after[name].shape)) for name, part in zip(names, parts, strict=True))
-    inner = torch.stack([(ours * theirs).sum() for ours, theirs in pairs]).sum()
-    return torch.autograd.grad(inner, pixels)[0]
+from tests.reference.private_gradients import CLEAR, charges, silent, task
+from tests.reference.private_methods import METHODS, ROUNDING, apart, farthest, first_release, leaks, method
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_step_is_the_equation(tmp_path, name):
     assert apart(tmp_path, name) < 1e-9
-
-
-def test_it_clips(tmp_path):
-    """What is compared above has records beyond the ball and within it."""
-    here, one = task(tmp_path), method("dc")
-    begun(here, one)
-    names = [name for name, weight in here.network.named_parameters() if weight.ndim > 1]
-    images = problem.images(COUNTS)
-    rows = private_gradients.record_gradients(
-        here.runner, here.start or {}, names, problem.NORMALISE(images.pixels), images.labels
-    )
-    norms = rows.norm(dim=1)
-    assert bool((norms > MECHANISM.clip).any())
-    assert bool((norms < MECHANISM.clip).any())
 
 
 # --- reductions ---
@@ -163,8 +48,6 @@ def test_without_noise_and_clipping_it_is_the_method_on_whole_classes(tmp_path, 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_step_is_one_release_and_the_settings_say_how_many(tmp_path, name):
-    from fedsim.distill.private_steps import releases
-
     here = task(tmp_path, noise=reference.seeded)
     condense(method(name), here, 4, Streams(0))
     assert charges(here) == releases(METHODS[name]) == 4
@@ -219,42 +102,6 @@ def test_learned_labels_are_cut_with_their_images(tmp_path):
     assert found.soft.shape == (4, 4)
 
 
-# --- the sensitivity of what really leaves ---
-
-
-def farthest(folder: Path, name: str, trials: int = 12, **changes: Any) -> float:
-    """The largest distance of the first releases of neighbouring clients under no noise, over the stated bound."""
-    most = 0.0
-    for trial in range(trials):
-        rng = stream(trial)
-        images = problem.images((3, 1, 0, 2), seed=trial)
-        index = int(torch.randint(len(images.labels), (), generator=rng))
-        keep = torch.arange(len(images.labels)) != index
-        other, labels = images.pixels.clone(), images.labels.clone()
-        other[index], labels[index] = 255 - other[index], (labels[index] + 1) % 4
-        versions = [images, Images(images.pixels[keep], images.labels[keep]), Images(other, labels)]
-        found = []
-        for version, data in enumerate(versions):
-            here, one = task(folder / f"{trial}-{version}", real=data), method(name, **changes)
-            found.append(first_release(here, one))
-        allowed = MECHANISM.sensitivity
-        ratios = [float((found[0] - found[1]).norm()) / allowed, float((found[0] - found[2]).norm()) / (2 * allowed)]
-        most = max(most, *ratios)
-    return most
-
-
-def first_release(here: Task, one: PrivateGradients) -> Tensor:
-    from fedsim.runs import load_tensors
-
-    one.step(here, None, begun(here, one), stream(2))
-    (path,) = here.real.ledger._folder.glob("released/*")  # pyright: ignore[reportAttributeAccessIssue]
-    return load_tensors(path)[0]["values"]
-
-
-ROUNDING = 1 + 1e-6
-"""Neighbours' passes differ in size, so that rows may differ in their last bits, and by a step of the grid."""
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_neighbours_are_no_farther_apart_than_stated(tmp_path, name):
     assert 0.5 < farthest(tmp_path, name) <= ROUNDING
@@ -271,7 +118,7 @@ def averaged(own: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def normalised(losses: Tensor, tau: float) -> Tensor:
     """φ normalised over the batch (T7)."""
     phi = torch.sigmoid(tau * losses)
-    return phi * len(phi) / phi.sum()
+    return phi / phi.sum()
 
 
 def beyond(losses: Tensor, tau: float) -> Tensor:
@@ -290,33 +137,7 @@ def test_clipping_after_averaging_is_noticed(tmp_path, monkeypatch, name):
 def test_weights_normalised_over_the_batch_are_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(meta_knowledge, "dynamic_weights", normalised)
     assert apart(tmp_path / "equation", "meta_knowledge") > 1e-3
-    monkeypatch.setattr(meta_knowledge, "dynamic_weights", lambda losses, tau: normalised(losses, 50.0) * 0.3)
     assert leaks(tmp_path, "meta_knowledge")
-
-
-def noting(seen: list[Tensor], own: Callable[..., Tensor], vectors: Tensor, *words: Any) -> Tensor:
-    seen.append(vectors)
-    return own(vectors, *words)
-
-
-def leaks(folder: Path, name: str) -> bool:
-    """Whether leaving out one record changes what the others add: rows of class 0 with and without one of class 3."""
-    images = problem.images((3, 1, 0, 2))
-    keep = torch.ones(len(images.labels), dtype=torch.bool)
-    keep[int(torch.nonzero(images.labels == 3)[0])] = False
-    sets = [images, Images(images.pixels[keep], images.labels[keep])]
-    clear = Mechanism(clip=1e3, kappa=0.25, sigma=0.5)
-    found = []
-    for version, data in enumerate(sets):
-        only, seen, own = data.labels == 0, [], sums.contributions
-        spy = partial(noting, seen, own)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("fedsim.privacy.mechanism.contributions", spy)
-            patch.setattr("fedsim.privacy.pooled.contributions", spy)
-            here = task(folder / f"leak-{version}", clear, real=data)
-            first_release(here, method(name))
-        found.append(seen[0][only])
-    return not torch.allclose(found[0], found[1], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -373,6 +194,6 @@ def test_open_images_are_refused():
 
 def test_the_open_way_meets_a_closed_door(tmp_path):
     for name in METHODS:
-        one = method(name)
+        one = method(name, batch_real=3)
         with pytest.raises(UserError, match="gives out noisy class sums only"):
             condense(type(one.method)(one.config), replace(task(tmp_path), budget=torch.tensor([2] * 4)), 1, Streams(0))
