@@ -72,6 +72,7 @@ class Contract:
         """Bytes of every agreed array as it travels, before compression, at most."""
         each = {"images": int(np.prod(self.setting.image_shape)) * self.wire.pixel_bytes, "labels": 8}
         each |= {"soft": 2 * len(self.setting.classes)} if self.soft else {}
+        each |= {"weights": 4} if self.setting.privacy is not None and self.setting.privacy.most_weight else {}
         weights = {name: self.wire.weight_bytes(value) for name, value in (self.weights or {}).items()}
         return {SYNTHETIC: {name: self.images * size for name, size in each.items()}, WEIGHTS: weights}
 
