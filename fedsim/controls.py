@@ -11,6 +11,7 @@ import numpy as np
 
 from fedsim.build import Parts
 from fedsim.console import Terminal
+from fedsim.distill import private
 from fedsim.distill.coresets.random import Config as RandomConfig
 from fedsim.distill.distribution.class_means import Config as ClassMeansConfig
 from fedsim.federated.base import ClientView, ServerState, network_with
@@ -51,6 +52,7 @@ def one_release(agreed: Agreement, image_shape: Sequence[int]) -> Features:
     config = FeaturesConfig(
         target_epsilon=terms.target_epsilon or agreed.planned(), delta=terms.delta, adjacency=terms.adjacency,
         public_bound=terms.public_bound, noise=terms.noise, clip=clip, kappa=clip / 2,
+        weighted=getattr(terms, "weighted", True),
     )  # fmt: skip
     return Features(config, 1)
 
@@ -68,6 +70,7 @@ def _noisy_class_means(
     terminal.say(f"control: noisy class means of pixels, released once at epsilon {agreed.planned():.3g}")
     setting = replace(parts.setting, privacy=agreed, progress=terminal.bar)
     algorithm: Any = parts.algorithm(ClassMeansConfig())
+    algorithm.method = private.distiller(agreed, ClassMeansConfig())
     state, uploads = algorithm.init(setting), []
     clients = sorted({client for record in records for client in record.responders})
     for client, broadcast in algorithm.broadcast(state, clients).items():

@@ -101,3 +101,14 @@ def test_left_to_itself_it_does_not_change_what_a_config_is_called():
         resolve(FederatedRun, merge(raw, {"controls": {"noisy_class_means": None}}))
     )
     assert "noisy_class_means" not in resolve(FederatedRun, raw).model_dump()["controls"]
+
+
+def test_beside_another_mechanism_it_has_an_agreement_of_its_own(tmp_path):
+    """Its upload is weighted by noisy counts whatever the run's mechanism sends."""
+    method = {"name": "meta_knowledge", "ipc": 1, "iterations": 1, "batch_real": 0, "inner_steps": 1}
+    private = {"name": "gradients", "target_epsilon": 8.0, "public_bound": 2000, "noise": "seeded"}
+    raw = merge(parse_yaml(TINY, "test"), {"privacy": private, "rounds": 1, "algorithm": "fedmk"}) | {"method": method}
+    found = json.loads((execute(resolve(FederatedRun, raw), tmp_path) / "result.json").read_text())
+    beside = found["controls"]["noisy_class_means"]
+    assert beside["epsilon"] == pytest.approx(8.0, abs=1e-6)
+    assert 0 < beside["images"] <= 20

@@ -19,7 +19,7 @@ from fedsim import app
 from fedsim.config import merge, parse_yaml, to_yaml
 from fedsim.federated.engines.submission import OUTCOME
 from fedsim.federated.engines.workers import RUN_ID, identify
-from fedsim.privacy.ledger import Ledger
+from fedsim.privacy.ledger import FILE, Ledger
 from fedsim.schema import FederatedRun, resolve
 from tests.federated.algorithms.test_private_feddm import CHANGES
 from tests.reference.tiny_run import TINY, InlineGrid
@@ -67,7 +67,7 @@ def run(grid: type[InlineGrid], out: Path, capsys: pytest.CaptureFixture[str], c
 
 
 def ledgers(out: Path) -> list[Ledger]:
-    return [Ledger(path.parent, 1e-5, "add_remove") for path in sorted(out.glob("store/*/*/*/privacy.json"))]
+    return [Ledger(path.parent, 1e-5, "add_remove") for path in sorted(out.glob(f"store/*/*/*/{FILE}"))]
 
 
 def test_scaffold_goes_on_from_its_control_variates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -32,6 +32,7 @@ from fedsim.distill.base import Task
 from fedsim.distill.cost import Passes
 from fedsim.distill.distribution.private_dm import believed
 from fedsim.distill.pixels import finish
+from fedsim.privacy.features import Config as Privacy
 from fedsim.privacy.owner import ROWS, PrivateImages
 from fedsim.types import UserError
 
@@ -91,23 +92,38 @@ class ClassMeans:
         return Passes()
 
 
+@dataclass
+class PrivateState(State):
+    """And how many records each stands for."""
+
+    counts: Float64[Tensor, "k"]
+    """n̂."""
+
+
 class PrivateClassMeans(ClassMeans):
-    """The same of a private owner, from one noisy release; `least` is n_min."""
+    """The same of a private owner, from one noisy release under `privacy: features`."""
 
-    def __init__(self, config: Config, least: float) -> None:
+    def __init__(self, config: Config, privacy: Privacy) -> None:
         super().__init__(config)
-        self.least = least
+        self.privacy = privacy
 
-    def init(self, task: Task, artifacts: None, rng: torch.Generator) -> State:
+    def init(self, task: Task, artifacts: None, rng: torch.Generator) -> PrivateState:
         """Ask for the noisy sums; the question is the same in every round, so that they are released once."""
         if not isinstance(task.real, PrivateImages):
             raise UserError("privacy: got a client's open images; valid: PrivateImages, which only noisy sums leave")
         centre = torch.full((torch.Size(task.image_shape).numel(),), self.config.centre, device=task.device)
         question = f"class means of pixels around {self.config.centre}"
         found = task.real.release(question, pixels_of(task), centre, nn.Identity(), rows=ROWS)
-        kept = torch.nonzero(believed(found.counts, self.least)).flatten()
-        means = (found.targets(self.least)[kept] + self.config.centre).clamp(0, 1)
-        return State(means.to(torch.float32).view(-1, *task.image_shape).to(task.device), kept)
+        kept = torch.nonzero(believed(found.counts, self.privacy.least)).flatten()
+        means = (found.targets(self.privacy.least)[kept] + self.config.centre).clamp(0, 1)
+        return PrivateState(means.to(torch.float32).view(-1, *task.image_shape).to(task.device), kept, found.counts)
+
+    def result(self, task: Task, state: PrivateState) -> SyntheticSet:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The means in bytes, each with its class's noisy count as weight (as in private_dm.py)."""
+        found = super().result(task, state)
+        if not self.privacy.weighted:
+            return found
+        return replace(found, weights=state.counts.clamp(1.0, float(self.privacy.public_bound))[found.labels].float())
 
 
 def pixels_of(task: Task) -> Callable[[Tensor, Tensor], Tensor]:

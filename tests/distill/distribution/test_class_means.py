@@ -14,7 +14,7 @@ from fedsim.privacy.owner import PrivateImages
 from fedsim.seeding import Streams, stream
 from fedsim.types import UserError
 from tests.reference import dm as loops
-from tests.reference.private_dm import LEAST, task
+from tests.reference.private_dm import LEAST, task, terms
 
 COUNTS = (5, 0, 1, 3)
 BOUND = math.sqrt(36) / 2
@@ -49,7 +49,7 @@ def test_it_is_the_mean_image_of_every_class_that_is_there():
 @pytest.mark.parametrize("centre", [0.5, 0.0])
 def test_without_noise_the_private_means_are_the_open_ones(tmp_path, centre):
     clear = task(tmp_path, COUNTS, mechanism=Mechanism(2 * BOUND, 1.0, 1e-7))
-    found, _ = condense(PrivateClassMeans(Config(centre=centre), 0.5), clear, 1, Streams(0))
+    found, _ = condense(PrivateClassMeans(Config(centre=centre), terms(least=0.5)), clear, 1, Streams(0))
     means = literal(COUNTS)
     assert found.labels.tolist() == [0, 2, 3]
     assert all(close(image, means[label]) for image, label in zip(found.images, found.labels.tolist(), strict=True))
@@ -57,7 +57,7 @@ def test_without_noise_the_private_means_are_the_open_ones(tmp_path, centre):
 
 def test_the_private_means_are_the_noisy_sums_over_the_noisy_counts(tmp_path):
     here = task(tmp_path, (9, 0, 7, 3), mechanism=Mechanism(BOUND, BOUND / 2, 0.4))
-    method = PrivateClassMeans(Config(), LEAST)
+    method = PrivateClassMeans(Config(), terms())
     state = method.init(here, None, stream(0))
     assert isinstance(here.real, PrivateImages)
     centre = torch.full((36,), 0.5)
@@ -74,7 +74,7 @@ def test_the_private_means_are_the_noisy_sums_over_the_noisy_counts(tmp_path):
 
 
 def test_another_round_asks_for_the_same_release_and_pays_nothing(tmp_path):
-    here, method = task(tmp_path, COUNTS), PrivateClassMeans(Config(), LEAST)
+    here, method = task(tmp_path, COUNTS), PrivateClassMeans(Config(), terms())
     first, again = (condense(method, here, 1, Streams(seed))[0] for seed in (0, 1))
     assert torch.equal(first.images, again.images)
     assert isinstance(here.real, PrivateImages)
@@ -88,4 +88,4 @@ def test_around_grey_no_image_is_cut():
 
 def test_open_images_are_refused():
     with pytest.raises(UserError, match="got a client's open images"):
-        PrivateClassMeans(Config(), LEAST).init(loops.task(), None, stream(0))
+        PrivateClassMeans(Config(), terms()).init(loops.task(), None, stream(0))
