@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from fedsim.build import Parts
+from fedsim.catalog import resolve
 from fedsim.console import Terminal
 from fedsim.distill import private
 from fedsim.distill.coresets.random import Config as RandomConfig
@@ -69,8 +70,9 @@ def _noisy_class_means(
     agreed = one_release(parts.privacy, parts.dataset.image_shape)
     terminal.say(f"control: noisy class means of pixels, released once at epsilon {agreed.planned():.3g}")
     setting = replace(parts.setting, privacy=agreed, progress=terminal.bar)
-    algorithm: Any = parts.algorithm(ClassMeansConfig())
-    algorithm.method = private.distiller(agreed, ClassMeansConfig())
+    config, means = cast(FederatedRun, parts.config), ClassMeansConfig()
+    made = resolve("algorithm", config.algorithm.name)
+    algorithm: Any = made(config.algorithm, private.distiller(agreed, means), means, config.server)
     state, uploads = algorithm.init(setting), []
     clients = sorted({client for record in records for client in record.responders})
     for client, broadcast in algorithm.broadcast(state, clients).items():

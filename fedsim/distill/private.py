@@ -43,10 +43,10 @@ def check(privacy: Any, algorithm: str, method: Section | None, norm: str | None
 
 def distiller(agreed: Any, method: Section) -> Distiller:
     """The condensation of a private owner under that agreement."""
-    if isinstance(method, class_means.Config):  # the control beside any mechanism, under an agreement of its own
-        return class_means.PrivateClassMeans(method, agreed.config)
     if agreed.config.name == "gradients":
         return private_steps.distiller(method, agreed.config.least)
+    if isinstance(method, class_means.Config):
+        return class_means.PrivateClassMeans(method, agreed.config)
     return private_dm.PrivateMatching(method, agreed.config)
 
 
