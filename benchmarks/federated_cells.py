@@ -10,6 +10,7 @@ import json
 from itertools import product
 from pathlib import Path
 
+import private_cells
 from cell import Cell, seeds
 
 RESULTS = Path(__file__).parent / "results"
@@ -162,4 +163,5 @@ def groups() -> dict[str, list[Cell]]:
         "digits_fedmk_ablations": ablations(),
         "mnist_federated": compared(mnist, MNIST, (), range(3), BOUND.format(3, 64)),
         "mnist_federated_two_classes": compared(some, MNIST, two, range(3), BOUND.format(3, 64)),
+        "mnist_private": private_cells.cells(),
     }
