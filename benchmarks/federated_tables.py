@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 from federated_cells import chosen, digits_grids
-from result_tables import cells, interval, not_run, percent, source, table
+from result_tables import ROOT, cells, interval, not_run, percent, source, table
 
 from fedsim.training.intervals import mean_ci
 
@@ -84,6 +85,12 @@ def grids(title: str, group: str, note: str) -> str:
     return "\n\n".join([f"## {title}", note, table(["algorithm", "val %"], rows), source(group, found)]) + "\n"
 
 
+def last_metric(group: str, cell: str, name: str) -> float:
+    """A number of a kept cell's last round."""
+    lines = [json.loads(line) for line in (ROOT / "results" / group / cell / "metrics.jsonl").read_text().splitlines()]
+    return [line["value"] for line in lines if line["name"] == name][-1]
+
+
 def ablations(title: str, group: str, note: str) -> str:
     """FedMK whole and with one mechanism left out, paired by seed; what an interval with zero in it says."""
     found = cells(group)
@@ -92,6 +99,7 @@ def ablations(title: str, group: str, note: str) -> str:
     grouped = by_name(found)
     whole = grouped.pop("whole", {})
     results = list(whole.values())
+    shares = [last_metric(group, f"whole-s{seed}", "pseudo_right") for seed in sorted(whole)]
     rows = [["whole", interval([one["accuracy"] for one in results]), str(len(results)), "", ""]]
     for name, seeds in grouped.items():
         common = sorted(seeds.keys() & whole.keys())
@@ -101,7 +109,8 @@ def ablations(title: str, group: str, note: str) -> str:
         rows.append([name.replace("_", " "), interval(points), str(len(points)), paired(whole, seeds), verdict])
     header = ["FedMK", "test %", "seeds", "what the mechanism adds, points", "it"]
     right = control(results, "upload_real_subset")
-    said = f"Control, random real images uploaded instead: {right}." if right else ""
+    said = f"Control, random real images uploaded instead: {right}. " if right else ""
+    said += f"Pseudo samples of the last round that the server's model sees as their class: {interval(shares)} %."
     return "\n\n".join([f"## {title}", note, table(header, rows), said, source(group, found)]) + "\n"
 
 
