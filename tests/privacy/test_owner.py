@@ -55,7 +55,7 @@ def released(one: PrivateImages, question: str = "round 1", **how: Any) -> Tenso
     ],
 )
 def test_whatever_is_exact_is_refused_in_one_line(tmp_path, ask: Callable[[Any], object]):
-    with pytest.raises(UserError, match="a private client gives out noisy class sums only") as refused:
+    with pytest.raises(UserError, match="a private client gives out noisy sums only") as refused:
         ask(owner(tmp_path))
     assert "\n" not in str(refused.value)
 
