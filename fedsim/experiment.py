@@ -153,7 +153,9 @@ def summary(result: dict[str, Any]) -> list[str]:
     if paid := result.get("privacy"):
         broken = [one["name"] for one in paid.get("assumptions", ()) if one["status"] == "violated"]
         more = f"; violated: {', '.join(broken)}" if broken else ""
-        lines.append(f"  epsilon {result['epsilon']:.4g}, delta {result['delta']:g} for one record: {paid['label']}{more}")
+        lines.append(
+            f"  epsilon {result['epsilon']:.4g}, delta {result['delta']:g} for one record: {paid['label']}{more}"
+        )
     for name, control in result["controls"].items():
         labels = control.get("labels", "hard")
         apart = f" ({labels} labels)" if labels != result["protocol"]["labels"] else ""

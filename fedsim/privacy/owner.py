@@ -52,9 +52,8 @@ class Closed:
 def refuse(what: str) -> NoReturn:
     """Say that `what` does not leave a private owner."""
     raise UserError(
-        f"privacy: the method asks for {what}, and a private client gives out noisy sums only; valid, with init: noise: "
-        "dm under privacy: features, which matches class means; dc, dsa, idc, meta_knowledge or dm under privacy: "
-        "gradients"
+        f"privacy: the method asks for {what}, and a private client gives out noisy sums only; valid, from noise: "
+        "privacy: features with dm, or privacy: gradients with dc, dsa, idc, meta_knowledge or dm"
     )
 
 

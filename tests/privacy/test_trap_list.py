@@ -176,7 +176,8 @@ def test_every_start_but_noise_is_refused(init, algorithm):
 
 
 @pytest.mark.parametrize(
-    ("key", "says"), [("rate", "got .* should be a valid number"), ("rates", "unknown key"), ("sample_rate", "unknown key")]
+    ("key", "says"),
+    [("rate", "got .* should be a valid number"), ("rates", "unknown key"), ("sample_rate", "unknown key")],
 )
 def test_a_rate_of_a_class_is_no_setting(key, says):
     with pytest.raises(UserError, match=rf"^privacy\.{key}: {says}"):
