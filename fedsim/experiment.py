@@ -150,6 +150,12 @@ def summary(result: dict[str, Any]) -> list[str]:
     interval = result["accuracy_ci"]
     spread = f" [{interval[0]:.4f}, {interval[1]:.4f}] over {result['accuracy_over']}" if interval else ""
     lines = [f"test accuracy {result['accuracy']:.4f}{spread}"]
+    if paid := result.get("privacy"):
+        broken = [one["name"] for one in paid.get("assumptions", ()) if one["status"] == "violated"]
+        more = f"; violated: {', '.join(broken)}" if broken else ""
+        lines.append(
+            f"  epsilon {result['epsilon']:.4g}, delta {result['delta']:g} for one record: {paid['label']}{more}"
+        )
     for name, control in result["controls"].items():
         labels = control.get("labels", "hard")
         apart = f" ({labels} labels)" if labels != result["protocol"]["labels"] else ""

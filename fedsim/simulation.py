@@ -152,9 +152,9 @@ def _result(
         **_privacy(run, parts, records),
         "clients_failed": sum(len(record.failed) for record in records),
         "uploads_rejected": sum(len(record.rejected) for record in records),
-        "clients_empty": [client for client, positions in enumerate(parts.split.client) if not len(positions)],
+        "clients_empty": None if unsaid(parts) else [n for n, held in enumerate(parts.split.client) if not len(held)],
         "budgets": list(parts.scales),
-        "small_classes": small_cells(parts),
+        "small_classes": None if unsaid(parts) else small_cells(parts),
         "protocol": {
             "scored": "the server's model after the last round",
             "labels": "soft" if soft else "hard",
@@ -182,8 +182,13 @@ def _warn_real(terminal: Terminal, parts: Parts) -> None:
         terminal.say(f"warning: method.init={init}: uploads start as real training images and can still show them")
 
 
+def unsaid(parts: Parts) -> bool:
+    """Whether the noise is real: then no result or warning says which clients hold few records, or none."""
+    return parts.privacy is not None and parts.privacy.config.noise == "system"
+
+
 def _warn_small(terminal: Terminal, parts: Parts) -> None:
-    small = small_cells(parts)
+    small = [] if unsaid(parts) else small_cells(parts)
     if small:
         client, label, count = min(small, key=lambda cell: cell[2])
         terminal.say(

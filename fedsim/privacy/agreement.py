@@ -6,6 +6,7 @@ many releases the run is going to make: rounds times releases of a round, for a 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,11 +15,19 @@ from pydantic import Field, model_validator
 
 from fedsim.config import Section
 from fedsim.privacy.accountant import Releases, guarantee, noise_for
-from fedsim.privacy.ledger import SIMULATED, Ledger, check_delta, statement, worst
+from fedsim.privacy.ledger import Charge, Ledger, check_delta, statement, worst
 from fedsim.privacy.mechanism import Mechanism
 from fedsim.privacy.noise import Noise, SeededNoise, SystemNoise
 from fedsim.seeding import Streams
 from fedsim.types import UserError
+
+IN_THE_CONFIG = (
+    "vectors depend on one record each", "bounded contributions", "every class is released",
+    "nothing but the noisy sums",
+)  # fmt: skip
+"""Premises that need no ledger to be seen to."""
+WEAKER = ("enforced", "assumed", "violated")
+"""Status of a premise, the worst last."""
 
 
 class Terms(Section):
@@ -97,11 +106,25 @@ class Agreement:
         """What result.json says, from the ledgers (folder, records) that can be read here; ε is of the worst client.
 
         Of the clients `elsewhere`, whose ledgers cannot be read, what was agreed is said: they keep to it unless a kill
-        cost them a release, which only their own ledgers know.
+        cost them a release, which only their own ledgers know. A premise stands as with the client where it is weakest.
         """
-        planned = self.planned()
         said = [statement(self.ledger(folder), self.config.public_bound, records) for folder, records in clients]
         if elsewhere or not said:
-            label = SIMULATED if self.config.noise == "seeded" else "dp"
-            said.append({"label": label, "epsilon": planned, "evidence": "planned: ledgers stay with the clients"})
-        return {"planned_epsilon": planned, "ledgers": len(clients), "sigma": self.sigma} | worst(said)
+            said.insert(0, self._unseen())
+        found = {"planned_epsilon": self.planned(), "ledgers": len(clients), "sigma": self.sigma} | worst(said)
+        return found | {"assumptions": weakest([found["assumptions"], *(one["assumptions"] for one in said)])}
+
+    def _unseen(self) -> dict[str, Any]:
+        """The statement of a client whose ledger is elsewhere: what that alone shows is assumed."""
+        ledger = self.ledger(Path(os.devnull))  # no folder: nothing is read or written
+        ledger.charges = [Charge.of("", self.mechanism, self.number, simulated=self.config.noise == "seeded")]
+        said = statement(ledger, self.config.public_bound, 0)
+        for premise in said["assumptions"]:
+            if premise["status"] == "enforced" and premise["name"] not in IN_THE_CONFIG:
+                premise |= {"status": "assumed", "evidence": "agreed; what shows it stays with the client"}
+        return said | {"evidence": "planned: ledgers stay with the clients"}
+
+
+def weakest(premises: Sequence[list[dict[str, str]]]) -> list[dict[str, str]]:
+    """Of the same premise of several statements the one of the worst status, of equals the first."""
+    return [max(same, key=lambda one: WEAKER.index(one["status"])) for same in zip(*premises, strict=True)]

@@ -49,6 +49,7 @@ NOT_COVERED = (
     "the server's own validation and test images, and weights that were pre-trained on private records",
     "time, memory and traffic of a client, which may depend on how many records it holds",
     "the machine itself: who reads the client's disk or memory sees its records",
+    "the run directory of a simulation, its page and its terminal: they hold exact counts, and are no release",
 )
 """What the (ε, δ) of a ledger does not say."""
 
@@ -117,7 +118,10 @@ class Ledger:
         return any(one.simulated for one in self.charges)
 
     def _stored(self, path: Path, charge: Charge) -> dict[str, Tensor]:
-        tensors, meta = load_tensors(path)
+        try:
+            tensors, meta = load_tensors(path)
+        except UserError as error:
+            raise UserError(f"{path}: a paid release is damaged; restore it: made again, it is paid again") from error
         paid = meta.get("paid", -1)
         if not 0 <= paid < len(self.charges) or asdict(self.charges[paid]) != meta.get("charge"):
             raise UserError(

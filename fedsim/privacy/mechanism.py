@@ -1,4 +1,7 @@
-"""Per-class sums of clipped vectors with Gaussian noise: the one way in which real data enters a private condensation.
+"""Per-class sums of clipped vectors with Gaussian noise, and the clipping, grid and noise that every release shares.
+
+Real data enter a private run in no other way than such sums: per class here, one over all classes in pooled.py, one of
+gradients in dp_sgd.py.
 
     r_i  = clip_C(ψ(x_i) − a)               clip_C(u) = u · min(1, C/‖u‖)
     v_c  = Σ_{i: y_i = c} [r_i, κ]          for all k classes, held or not; the last entry is κ n_c

@@ -1,4 +1,4 @@
-"""A client's real images under differential privacy: charged, noisy class sums go out, and nothing else does.
+"""A client's real images under differential privacy: charged, noisy sums go out, and nothing else does.
 
 What a condensation may ask of real images elsewhere (class sums, counts, images to start from, subsets to select) is
 closed here by type, with the reason in one line. A release is asked for by a name for what it answers (`question`); the
@@ -52,8 +52,8 @@ class Closed:
 def refuse(what: str) -> NoReturn:
     """Say that `what` does not leave a private owner."""
     raise UserError(
-        f"privacy: the method asks for {what}, and a private client gives out noisy class sums only; valid: a method "
-        "that matches class means of features, from noise (dm with init: noise)"
+        f"privacy: the method asks for {what}, and a private client gives out noisy sums only; valid, from noise: "
+        "privacy: features with dm, or privacy: gradients with dc, dsa, idc, meta_knowledge or dm"
     )
 
 

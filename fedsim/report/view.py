@@ -110,6 +110,13 @@ class RunView:
         return self.result["controls"] if self.result is not None else {}
 
     @property
+    def privacy(self) -> dict[str, Any] | None:
+        """What the clients' ledgers say (`privacy` of result.json), empty where it is silent; None without them."""
+        found = self.result.get("privacy") if self.result is not None else None
+        silent = dict.fromkeys(("unit", "method", "note", "evidence", "charges", "assumptions", "not_covered"), ())
+        return None if found is None else silent | found
+
+    @property
     def real_pixels(self) -> bool:
         """Whether sets are made of real images, or started as such."""
         return any(one.provenance.get("init") in {"real", "mix"} for one in [*self.uploads.values(), *self.sets])
@@ -123,9 +130,9 @@ class RunView:
 
     @cached_property
     def small_cells(self) -> list[tuple[int, int, int]]:
-        """(client, class, images) of the small cells, smallest first."""
+        """(client, class, images) of the small cells, smallest first; none where the result does not say (privacy)."""
         if self.result is not None:
-            found = [(cell[0], cell[1], cell[2]) for cell in self.result.get("small_classes", [])]
+            found = [(cell[0], cell[1], cell[2]) for cell in self.result.get("small_classes") or ()]
         else:
             table, most = self.table, SMALL * self.images_per_class
             rows = [] if table is None else enumerate(table.tolist())

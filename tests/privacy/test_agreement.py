@@ -113,6 +113,38 @@ def test_a_client_elsewhere_counts_with_what_was_agreed(tmp_path):
     assert (both["label"], both["ledgers"], both["evidence"]) == ("dp", 1, "planned: ledgers stay with the clients")
 
 
+def statuses(said: dict[str, Any]) -> dict[str, str]:
+    return {one["name"]: one["status"] for one in said["assumptions"]}
+
+
+@pytest.mark.parametrize(("noise", "repeats"), [("system", "assumed"), ("seeded", "violated")])
+@pytest.mark.parametrize("here", [0, 1])
+def test_premises_that_only_a_ledger_elsewhere_shows_are_assumed(tmp_path, noise, repeats, here):
+    features = agreement(noise=noise)
+    pay(features, tmp_path, 4)
+    read, said = (features.result([(tmp_path, 10)] * number, elsewhere) for number, elsewhere in ((1, 0), (here, 1)))
+    assert said["not_covered"] == read["not_covered"]
+    assert any("no release" in line for line in said["not_covered"])
+    assert (said["delta"], said["adjacency"], said["method"], said["releases"]) == (1e-5, "add_remove", "gaussian", 4)
+    assert statuses(said) == statuses(read) | {
+        "noise that nobody can repeat": repeats,
+        "participation of records": "assumed",
+        "one charge per release": "assumed",
+        "δ below 1 over the records": "assumed",
+    }
+    assert not any("charges, each" in one["evidence"] for one in said["assumptions"])
+
+
+def test_a_premise_that_one_client_violates_is_violated_whoever_paid_most(tmp_path):
+    features = agreement()
+    pay(features, tmp_path / "most", 4)
+    pay(features, tmp_path / "large", 1)
+    said = features.result([(tmp_path / "most", 10), (tmp_path / "large", 2001)], elsewhere=1)
+    assert said["epsilon"] == epsilon(features, 4)
+    assert statuses(said)["δ below 1 over the records"] == "violated"
+    assert statuses(said)["one charge per release"] == "assumed"
+
+
 def test_a_ledger_that_cost_more_than_was_planned_is_what_is_told(tmp_path):
     features = agreement()
     pay(features, tmp_path, 6)  # killed, and charged again

@@ -166,6 +166,19 @@ def test_a_release_whose_charge_is_lost_is_refused(tmp_path, lost):
         Client(tmp_path).release("round 2")
 
 
+def test_a_damaged_release_is_to_be_restored_and_is_not_paid_for_again(tmp_path):
+    client = Client(tmp_path)
+    client.release()
+    (stored,) = (tmp_path / "released").iterdir()
+    stored.write_bytes(stored.read_bytes()[:-9])
+    with pytest.raises(UserError, match="a paid release is damaged; restore it: made again, it is paid again") as said:
+        client.release()
+    assert str(stored) in str(said.value)
+    assert not {"delete", "checkpoint"} & set(str(said.value).split())
+    assert client.draws == 2
+    assert paid(tmp_path) == price(2)
+
+
 def test_less_noise_for_a_question_already_answered_is_refused(tmp_path):
     Client(tmp_path).release()
     with pytest.raises(UserError, match="released with other settings"):

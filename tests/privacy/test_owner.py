@@ -55,8 +55,9 @@ def released(one: PrivateImages, question: str = "round 1", **how: Any) -> Tenso
     ],
 )
 def test_whatever_is_exact_is_refused_in_one_line(tmp_path, ask: Callable[[Any], object]):
-    with pytest.raises(UserError, match="a private client gives out noisy class sums only") as refused:
+    with pytest.raises(UserError, match="a private client gives out noisy sums only") as refused:
         ask(owner(tmp_path))
+    assert str(refused.value).endswith("or privacy: gradients with dc, dsa, idc, meta_knowledge or dm")
     assert "\n" not in str(refused.value)
 
 

@@ -26,26 +26,41 @@ TRAPS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     }),
     "T2": ("sums divided by the size of a class or batch [check]", {
         "privacy.test_planted_bugs": ("test_dividing_by_the_size_of_a_class_is_noticed",),
+        "privacy.test_dp_sgd": ("test_dividing_by_the_drawn_batch_is_noticed",),
     }),
     "T3": ("noise of σ in the place of σ times the sensitivity [check]", {
         "privacy.test_planted_bugs": (
             "test_noise_that_forgets_the_sensitivity_is_noticed", "test_noise_that_forgets_the_count_is_noticed",
         ),
+        "privacy.test_dp_sgd": ("test_noise_that_forgets_the_clipping_norm_is_noticed",),
+        "privacy.test_pooled": ("test_a_count_of_its_own_beside_it_is_noticed",),
+        "distill.gradient.test_private_gradients": ("test_a_sensitivity_without_the_count_is_noticed",),
     }),
     "T4": ("clipping after averaging [check]", {
         "privacy.test_planted_bugs": ("test_clipping_after_summing_is_noticed",),
+        "privacy.test_dp_sgd": ("test_clipping_the_sum_is_noticed",),
+        "privacy.test_pooled": ("test_rows_that_are_not_clipped_are_noticed",),
+        "distill.gradient.test_private_gradients": ("test_clipping_after_averaging_is_noticed",),
     }),
     "T5": ("fresh noise on a sum that was kept [type, ledger]", {
         "privacy.test_planted_bugs": ("test_a_sum_that_keeps_what_it_was_before_the_noise_is_noticed",),
         "privacy.test_mechanism": ("test_nothing_exact_is_left_after_a_release",),
         "privacy.test_ledger": ("test_a_sum_noised_afresh_at_every_step_is_charged_at_every_step",),
     }),
-    "T6": ("batch norm, by which images see each other [refusal, check]", {
+    "T6": ("batch norm, by which images see each other, and draws in the order of the data [refusal, check]", {
         "privacy.test_owner": ("test_batch_norm_is_refused_before_anything_is_charged",),
         "privacy.test_planted_bugs": ("test_vectors_that_see_the_batch_are_noticed",),
+        "privacy.test_dp_sgd": ("test_batch_norm_is_refused_twice",),
+        "distill.gradient.test_private_gradients": (
+            "test_batch_norm_is_refused_before_anything_is_charged",
+            "test_an_augmentation_drawn_in_the_order_of_the_data_is_noticed",
+        ),
     }),
-    "T7": ("weights normalised over the batch [check]", {
+    "T7": ("weights normalised over the batch, or put on after clipping [check]", {
         "privacy.test_planted_bugs": ("test_weights_normalised_over_the_batch_are_noticed",),
+        "distill.gradient.test_private_gradients": (
+            "test_weights_normalised_over_the_batch_are_noticed", "test_a_weight_is_inside_the_clip",
+        ),
     }),
     "T8": ("uploads of the classes that are held, or exact counts [type, check]", {
         "privacy.test_planted_bugs": (
@@ -59,6 +74,10 @@ TRAPS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
             "test_a_reply_holds_neither_counts_nor_losses",
             "test_a_reply_with_an_exact_number_is_refused_and_stops_the_run",
         ),
+        "federated.algorithms.test_private_fedavg": ("test_a_reply_holds_constants_and_the_average_is_uniform",),
+    }),
+    "T10": ("shuffled epochs accounted for as Poisson samples [check]", {
+        "privacy.test_dp_sgd": ("test_shuffled_epochs_in_the_place_of_coins_are_noticed",),
     }),
     "T11": ("noise from a seed that the config names [ledger]", {
         "privacy.test_agreement": (
@@ -70,11 +89,12 @@ TRAPS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
             "test_a_result_without_the_ledgers_says_what_was_agreed_and_whether_it_is_a_simulation",
         ),
     }),
-    "T13": ("logits that are not clipped, or clipped apart from the embedding [check]", {
+    "T13": ("parts of a record's vector (logits, layers) that are not clipped, or clipped apart [check]", {
         "privacy.test_planted_bugs": (
             "test_logits_left_unclipped_beside_the_embedding_are_noticed",
             "test_embedding_and_logits_clipped_apart_are_noticed",
         ),
+        "privacy.test_dp_sgd": ("test_layers_clipped_apart_are_noticed",),
     }),
     "T14": ("a δ under which one record may be published [refusal]", {
         "privacy.test_ledger": (
@@ -85,6 +105,10 @@ TRAPS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
         "privacy.test_planted_bugs": (
             "test_a_record_that_is_skipped_for_what_it_is_changes_no_other",
             "test_every_class_is_released_whether_it_is_held_or_not",
+        ),
+        "privacy.test_dp_sgd": (
+            "test_an_empty_batch_is_a_step_of_noise_like_any_other",
+            "test_a_gradient_that_is_not_finite_counts_as_none",
         ),
         "privacy.test_owner": ("test_a_client_without_images_releases_like_any_other",),
         "federated.algorithms.test_private_feddm": (
@@ -98,6 +122,7 @@ TRAPS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "T19": ("noise or clipping in low precision [refusal, check]", {
         "privacy.test_mechanism": ("test_noise_of_low_precision_is_refused",),
         "privacy.test_planted_bugs": ("test_clipping_in_low_precision_is_noticed",),
+        "privacy.test_dp_sgd": ("test_noise_in_low_precision_is_refused",),
     }),
     "T20": ("a δ that depends on data [type, ledger]", {
         "privacy.test_agreement": (
@@ -111,7 +136,7 @@ TRAPS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
 }  # fmt: skip
 """Trap → what it is, and module → tests."""
 
-NAMED = ["T1", "T2", "T3", "T4", "T5", "T6", "T8", "T9", "T11", "T17", "T18", "T19", "T20"]
+NAMED = ["T1", "T2", "T3", "T4", "T5", "T6", "T8", "T9", "T10", "T11", "T17", "T18", "T19", "T20"]
 """Those that must be caught, whatever else is."""
 
 
@@ -150,7 +175,10 @@ def test_every_start_but_noise_is_refused(init, algorithm):
     config(algorithm=algorithm, rounds=1, method={"init": "noise", "networks": {"around": around}})
 
 
-@pytest.mark.parametrize("key", ["rate", "rates", "sample_rate"])
-def test_a_rate_of_a_class_is_no_setting(key):
-    with pytest.raises(UserError, match=rf"^privacy\.{key}: unknown key"):
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [("rate", "got .* should be a valid number"), ("rates", "unknown key"), ("sample_rate", "unknown key")],
+)
+def test_a_rate_of_a_class_is_no_setting(key, says):
+    with pytest.raises(UserError, match=rf"^privacy\.{key}: {says}"):
         config(privacy={key: [0.1] * 10})

@@ -18,7 +18,8 @@ Source  the methods' own files; clipping record by record: Abadi et al., CCS 201
 Code    none read.
 Differs every class gets `ipc` images whatever it holds; a class whose noisy count is under n_min is left out of the set
         at the end. Until then its images are there: `dc` and `idc` train their network on them, `meta_knowledge` w′.
-        The question names round, step, network and views, so that a step asked again is answered from the ledger.
+        The question names the weights that the round starts from, the step, the network and the views, not the round:
+        a step asked again is answered from the ledger.
 Reduces C → ∞, σ → 0, q = 1, n_min ≤ n_c: the method with `batch_real: 0`, for classes that are held.
 Cost    record_gradients.py; T releases of k (p + 1) entries (`meta_knowledge`: p + k) a round.
 """

@@ -23,6 +23,8 @@ Differs condensation is any method of the catalog (`method`), by default `meta_k
         term for diversity is needed; λ asks that w_r, frozen, sees the class. G goes on from round to round, its Adam
         anew. Equation 10 is chosen: one cross-entropy over uploads and pseudo samples, which are stored in bytes like
         the others and weigh by their number. A set is seen by the clients that start from it, not by the server alone.
+        Of the metrics `pseudo_right` is judged by w_r, from before the round, which in round 1 knows no class, and
+        `pseudo_right_after` by w_{r+1}, which has been trained on P.
 Reduces `conditional: false` and `generator: null` is FedDM with the same method, exactly.
 Cost    as FedDM, and the generator's steps at the server; the downlink grows by one client's set.
 """
@@ -52,7 +54,7 @@ from fedsim.models.generator import Config as Architecture
 from fedsim.models.generator import Generator
 from fedsim.models.network import Network
 from fedsim.seeding import Streams
-from fedsim.training.train import TrainConfig
+from fedsim.training.train import TrainConfig, accuracy
 from fedsim.types import Params, UserError
 
 
@@ -165,13 +167,15 @@ class FedMK(FedDM):
     ) -> tuple[ServerState, dict[str, float]]:
         """G, P and w_{r+1}; the memory holds the uploaded sets and the generator."""
         images, memory, metrics = union(Sets(uploads)), {"seed": state.memory["seed"]}, {}
-        together = images
+        together, pseudo = images, None
         if self.settings.generator is not None:
             pseudo, own, metrics = self._pseudo(setting, state, images, streams)
             together, memory = joined(images, pseudo, len(setting.classes)), memory | own
         if self.settings.conditional:
             memory |= sets_of(uploads)
         after, found = self.train_on(setting, state, together, streams)
+        if pseudo is not None:
+            metrics["pseudo_right_after"] = accuracy(network_with(setting, after.weights), pseudo, setting.normalise)
         counted = {"synthetic_images": len(images) / self.formation**2}
         return replace(after, memory=memory), found | counted | metrics
 

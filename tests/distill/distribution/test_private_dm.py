@@ -141,13 +141,13 @@ def test_a_method_that_gets_past_the_settings_meets_a_closed_door(tmp_path, name
 
     chosen = resolve("method", name)  # T1
     settings = RandomConfig(ipc=1) if name == "random" else chosen.Config(ipc=1)
-    with pytest.raises(UserError, match="gives out noisy class sums only"):
+    with pytest.raises(UserError, match="gives out noisy sums only"):
         condense(chosen(settings), task(tmp_path), 1, Streams(0))
 
 
 def test_plain_matching_and_real_starts_meet_a_closed_door(tmp_path):
     for settings in ({}, {"init": "real", "networks": FreshConfig()}):
-        with pytest.raises(UserError, match="gives out noisy class sums only"):
+        with pytest.raises(UserError, match="gives out noisy sums only"):
             condense(DistributionMatching(config(**settings)), task(tmp_path), 1, Streams(0))
 
 

@@ -195,5 +195,5 @@ def test_open_images_are_refused():
 def test_the_open_way_meets_a_closed_door(tmp_path):
     for name in METHODS:
         one = method(name, batch_real=3)
-        with pytest.raises(UserError, match="gives out noisy class sums only"):
+        with pytest.raises(UserError, match="gives out noisy sums only"):
             condense(type(one.method)(one.config), replace(task(tmp_path), budget=torch.tensor([2] * 4)), 1, Streams(0))

@@ -198,7 +198,7 @@ def test_the_server_trains_on_uploads_and_pseudo_samples() -> None:
     generator.load_state_dict(fedmk._below(after.memory, "generator"))
     images, labels = torch.cat([one.images for one in sets]), torch.cat([one.labels for one in sets])
     streams = Streams(7, ("round", 0))
-    pseudo, own, _ = method._pseudo(here, before, Images(images, labels), streams)
+    pseudo, own, seen = method._pseudo(here, before, Images(images, labels), streams)
     assert torch.equal(own["generator.linear.weight"], after.memory["generator.linear.weight"])
     assert pseudo.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
     together = Images(torch.cat([images, pseudo.pixels]), torch.cat([labels, pseudo.labels]))
@@ -208,6 +208,14 @@ def test_the_server_trains_on_uploads_and_pseudo_samples() -> None:
     assert torch.equal(flatten(before.weights), kept)
     assert metrics["server_loss"] == loss
     assert (metrics["synthetic_images"], metrics["pseudo_images"]) == (len(images), 12)
+    assert metrics["pseudo_right"] == seen["pseudo_right"] == right(here, before, pseudo)
+    assert metrics["pseudo_right_after"] == right(here, after, pseudo) != metrics["pseudo_right"]
+
+
+def right(here: Setting, judge: ServerState, pseudo: Images) -> float:
+    """Share of pseudo samples that these weights put into their class."""
+    logits = network_with(here, judge.weights)(here.normalise(pseudo.pixels))
+    return float((logits.argmax(1) == pseudo.labels).double().mean())
 
 
 def test_the_generator_goes_on_from_round_to_round() -> None:

@@ -93,6 +93,20 @@ def test_noise_of_the_system_is_no_simulation_and_differs(tmp_path):
     assert {one["status"] for one in found[0]["privacy"]["assumptions"]} == {"enforced", "assumed"}
 
 
+@pytest.mark.parametrize("noise", ["system", "seeded"])
+def test_under_real_noise_neither_result_nor_warning_tells_who_holds_few_records(tmp_path, capsys, noise):
+    changes = {"privacy": {"noise": noise}, "rounds": 1, "partition": {"clients": 4}}
+    folder = run(tmp_path, **changes)
+    found, said = result(folder), " ".join(capsys.readouterr().err.split())
+    told = noise == "seeded"
+    assert (found["small_classes"] is not None, found["clients_empty"] is not None) == (told, told)
+    assert not told or found["small_classes"]
+    assert ("client-class cells hold" in said) == told
+    label = "simulated_dp; violated: noise that nobody can repeat" if told else "dp"
+    assert f"epsilon 8, delta 1e-05 for one record: {label} " in said
+    assert "Differential privacy" in (folder / "report.html").read_text()
+
+
 def test_a_simulation_repeats_however_many_clients_a_node_serves(tmp_path):
     one, other = (result(run(tmp_path / str(g), participation={"per_node": g})) for g in (1, 2))
     assert one["model_sha256"] == other["model_sha256"]
