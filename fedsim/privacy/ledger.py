@@ -124,6 +124,7 @@ class Ledger:
 
     def _stored(self, path: Path, charge: Charge) -> dict[str, Tensor]:
         tensors, meta = load_tensors(path)
+        self._refresh()
         paid = meta.get("paid", -1)
         if not 0 <= paid < len(self.charges) or asdict(self.charges[paid]) != meta.get("charge"):
             raise UserError(
@@ -139,8 +140,7 @@ class Ledger:
         """One line more, synced to the disk; the first charge makes the file, whose first line holds the terms."""
         path, line = self._folder / FILE, json.dumps(asdict(charge)) + "\n"
         with _locked(path):
-            if path.is_file() and path.stat().st_size != self._bytes:  # another process charged
-                self.charges = self._read()
+            self._refresh()
             self._check_plan(charge)
             if path.is_file():
                 _append(path, line, self._whole)
@@ -150,6 +150,12 @@ class Ledger:
                 _sync(self._folder.parent)
             self._bytes, self._whole = path.stat().st_size, None
             self.charges.append(charge)
+
+    def _refresh(self) -> None:
+        """Read again, where another process charged."""
+        path = self._folder / FILE
+        if path.is_file() and path.stat().st_size != self._bytes:
+            self.charges = self._read()
 
     def _check_plan(self, charge: Charge) -> None:
         planned = self.known.planned
