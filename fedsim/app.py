@@ -25,7 +25,7 @@ from fedsim.federated.client import Node
 from fedsim.federated.engines.base import Outcome
 from fedsim.federated.engines.hosted import Hosted
 from fedsim.federated.engines.submission import tell
-from fedsim.federated.serve import serve
+from fedsim.federated.serve import HIDDEN, serve
 from fedsim.own_code import own_code
 from fedsim.schema import FederatedRun, load_run
 from fedsim.types import UserError
@@ -50,6 +50,15 @@ def identify(message: Message, context: Context) -> Message:
 @client_app.train()
 def train(message: Message, context: Context) -> Message:
     """Do the part of a round of every client of this node that is asked."""
+    try:
+        return _train(message, context)
+    except Exception as error:
+        if isinstance(error, UserError) or read_config(*_asked(context)).privacy is None:
+            raise
+        raise RuntimeError(HIDDEN) from error
+
+
+def _train(message: Message, context: Context) -> Message:
     import torch
 
     parts = _parts(*_asked(context))

@@ -107,7 +107,8 @@ class Parts:
         if getattr(config, "privacy", None) is None:
             return None
         made, terms = catalog.resolve("privacy", config.privacy.name), config.privacy
-        return made(terms, private.releases(terms, config.algorithm, config.method, config.rounds))
+        agreed = made(terms, private.releases(terms, config.algorithm, config.method, config.rounds))
+        return private.vouched(agreed, config.data.name, config.model.name)
 
     @cached_property
     def scales(self) -> tuple[float, ...]:
@@ -219,6 +220,8 @@ def check(parts: Parts) -> None:
     parts.split  # noqa: B018 - drawn now, so that an impossible partition is refused now
     if not isinstance(parts.config, FederatedRun):
         return
+    if parts.config.privacy is not None:
+        private.check_data(parts.dataset.found)
     config, clients = parts.config, len(parts.split.client)
     watched = config.engine.name != "local" or config.compute.workers > 0
     check_faults(config.faults, clients, config.rounds, watched=watched)

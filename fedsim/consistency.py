@@ -66,6 +66,13 @@ def _check_private(config: Any) -> None:
     check_delta(agreed.delta, agreed.public_bound)
     if config.controls.upload_real_subset:
         raise UserError("controls.upload_real_subset: got true; it releases real images; valid under privacy: false")
+    if config.compute.precision not in ("auto", "float32"):
+        raise UserError(f"compute.precision: got {config.compute.precision}; its rounding of a record depends on who "
+                        "shares its pass; valid under privacy: float32, auto")  # fmt: skip
+    if config.controls.centralised is not None and agreed.noise != "seeded":
+        raise UserError("controls.centralised: got a training; it learns from all private records without noise and "
+                        "publishes its accuracy, which no ledger pays for; valid under noise=system: null; or give "
+                        "noise=seeded")  # fmt: skip
     if config.controls.noisy_class_means and agreed.noise != "seeded":
         raise UserError("controls.noisy_class_means: got true; it is one more release of the same records, which no "
                         "ledger pays for; valid under noise=system: false, null; or give noise=seeded")  # fmt: skip

@@ -82,6 +82,8 @@ class Dataset:
     """Per channel, of pixels scaled to 0..1."""
     zca: float | None = None
     """ε of the whitening that was asked for (zca.py); `Normalise.of` fits it."""
+    found: tuple[str, ...] = ()
+    """What of the above was computed from the training images: mean, std, classes."""
 
     @property
     def num_classes(self) -> int:

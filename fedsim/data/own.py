@@ -6,7 +6,7 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", 
 """Files of a class folder that are read, in lower or upper case; others are passed over."""
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
+_Mean = list[Annotated[float, Field(ge=0, le=1)]]
+_Std = list[Annotated[float, Field(gt=0, le=1)]]
 
 
 class Npz:
@@ -34,9 +36,9 @@ class Npz:
         """Kind of data."""
         path: str
         """The file, with arrays x_train, y_train, x_test, y_test and optionally classes."""
-        mean: list[Annotated[float, Field(ge=0, le=1)]] | None = None
+        mean: _Mean | None = None
         """Mean of each channel, of pixels scaled to 0..1; None: computed from the train split."""
-        std: list[Annotated[float, Field(gt=0, le=1)]] | None = None
+        std: _Std | None = None
         """Standard deviation of each channel, likewise."""
 
     def __init__(self, config: Config) -> None:
@@ -55,8 +57,9 @@ class Npz:
             if values.max() >= len(classes):
                 raise UserError(f"y_{split} goes up to {values.max()}; give 0..{len(classes) - 1}")
         train, test = (Images(pixels[split], torch.from_numpy(labels[split])) for split in ("train", "test"))
+        given = {"mean": self.config.mean, "std": self.config.std, "classes": arrays.get("classes")}
         mean, std = _statistics(train.pixels, self.config.mean, self.config.std)
-        return Dataset("npz", train, test, classes, mean, std, self.config.zca)
+        return Dataset("npz", train, test, classes, mean, std, self.config.zca, _absent(given))
 
 
 class ImageFolder:
@@ -71,6 +74,10 @@ class ImageFolder:
         """Side of the square that every image is cropped and resized to."""
         test: float = Field(default=0.2, gt=0, le=0.5)
         """Share held for test where there are no train/ and test/; the same images for every seed."""
+        mean: _Mean | None = Field(default=None, exclude_if=lambda value: value is None)
+        """Mean of each channel, of pixels scaled to 0..1; None: computed from the train split."""
+        std: _Std | None = Field(default=None, exclude_if=lambda value: value is None)
+        """Standard deviation of each channel, likewise."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -91,8 +98,9 @@ class ImageFolder:
         else:
             classes, every = self._read(self.root)
             train, test = self._hold_out(every)
-        mean, std = _statistics(train.pixels, None, None)
-        return Dataset("image_folder", train, test, classes, mean, std, self.config.zca)
+        given = {"mean": self.config.mean, "std": self.config.std}
+        mean, std = _statistics(train.pixels, self.config.mean, self.config.std)
+        return Dataset("image_folder", train, test, classes, mean, std, self.config.zca, _absent(given))
 
     def _read(self, root: Path) -> tuple[tuple[str, ...], Images]:
         folders = _folders(root)
@@ -212,8 +220,12 @@ def _statistics(
         means.append(float(share @ levels))
         stds.append(float(np.sqrt(share @ (levels - means[-1]) ** 2)))
         if std is None and np.count_nonzero(counts) < 2:
-            raise UserError(f"channel {channel} is constant in train; give images that vary (npz: or std)")
+            raise UserError(f"channel {channel} is constant in train; give images that vary, or std")
     return tuple(mean or means), tuple(std or stds)
+
+
+def _absent(given: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(key for key, value in given.items() if value is None)
 
 
 def _folders(root: Path) -> list[Path]:

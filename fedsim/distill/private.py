@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fedsim.config import Section
@@ -31,7 +32,9 @@ def check(privacy: Any, algorithm: str, method: Section | None, norm: str | None
                         "records; valid: instance, group, layer, none")  # fmt: skip
     if privacy.name == "gradients":
         private_steps.check(method)
-    if privacy.name == "features" and not isinstance(method, class_means.Config):
+    if privacy.name == "features" and type(method) is class_means.Config:
+        _check_means(privacy)
+    elif privacy.name == "features":
         private_dm.check(method, privacy)
         if "previous" in (privacy.subspace, privacy.centre) and rounds < 2:
             what = "subspace" if privacy.subspace == "previous" else "centre"
@@ -39,6 +42,32 @@ def check(privacy: Any, algorithm: str, method: Section | None, norm: str | None
                 f"privacy.{what}: previous looks at the uploads of the round before, and rounds is {rounds}; "
                 f"valid: rounds of at least 2, or another {what}"
             )
+
+
+def _check_means(privacy: Any) -> None:
+    """Refuse settings that class means of pixels, one release, do not look at."""
+    plain = type(privacy).model_fields
+    for key in ("mode", "subspace", "centre"):
+        if (value := getattr(privacy, key)) != plain[key].default:
+            raise UserError(f"privacy.{key}: got {value}; method class_means releases pixels once and does nothing "
+                            f"with it; valid: {plain[key].default}")  # fmt: skip
+
+
+def vouched(agreed: Any, data: str, model: str) -> Any:
+    """The agreement with what is known of these parts of the catalog, or of the user's own (`package.module:Class`)."""
+    agreed.data = "assumed" if ":" in data or data == "image_folder" else "enforced"
+    agreed.model = "assumed" if ":" in model else "enforced"
+    return agreed
+
+
+def check_data(found: Sequence[str]) -> None:
+    """Refuse numbers that were computed from all private images and are seen by everyone."""
+    if found:
+        what = ", ".join(found)
+        raise UserError(
+            f"data: {what} would be computed from the private training images and published; valid under privacy: "
+            "data.mean and data.std in the config, and an array classes in an npz"
+        )
 
 
 def distiller(agreed: Any, method: Section) -> Distiller:

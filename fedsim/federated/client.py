@@ -74,7 +74,7 @@ def answer(node: Node, client: int, broadcast: Broadcast) -> RecordDict:
     except (OSError, UserError) as error:
         if not stops_the_run(node, error):
             raise
-        return write_stop(client, error)
+        return write_stop(client, error, private=node.setting.privacy is not None)
     return encode(tamper(node.faults, client, broadcast.round, write_upload(upload)), node.wire)
 
 

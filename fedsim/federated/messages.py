@@ -6,6 +6,7 @@ The only place with the keys of a client's records; `blocks.py` puts those of se
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
@@ -126,9 +127,11 @@ def write_upload(upload: Upload) -> RecordDict:
     return content
 
 
-def write_stop(client: int, error: Exception) -> RecordDict:
-    """Client → server: the run must stop, and why."""
+def write_stop(client: int, error: Exception, *, private: bool = False) -> RecordDict:
+    """Client → server: the run must stop, and why; of a private client the system's word for it."""
     said = " ".join(str(error).split())
+    if private and isinstance(error, OSError):
+        said = os.strerror(error.errno) if error.errno is not None else "an error of the system"
     folder = f"client {client} cannot use its folder: {said}; mend it and run again"
     return RecordDict(
         {INFO: ConfigRecord({"stop": folder if isinstance(error, OSError) else f"client {client}: {said}"})}

@@ -23,6 +23,9 @@ from fedsim.types import UserError
 
 Answers = dict[int, RecordDict]
 
+HIDDEN = "the client failed; under privacy why is not told (--debug prints it where the client runs)"
+"""What a private client says of an exception: texts, and even types, may depend on its records."""
+
 
 def serve(node: Node, broadcasts: Mapping[int, Broadcast]) -> RecordDict:
     """The answers of a block of clients, as one reply."""
@@ -55,7 +58,11 @@ def _caught(node: Node, clients: Sequence[int], work: Callable[[], Answers]) -> 
     except Exception as error:  # noqa: BLE001 - a client may raise anything; it becomes its answer
         if os.environ.get("FEDSIM_DEBUG"):  # set by --debug
             traceback.print_exc()
-        return dict.fromkeys(clients, write_failure(f"{type(error).__name__}: {error}"))
+        return dict.fromkeys(clients, write_failure(_reason(node, error)))
+
+
+def _reason(node: Node, error: Exception) -> str:
+    return HIDDEN if node.setting.privacy is not None else f"{type(error).__name__}: {error}"
 
 
 def _in_one_go(node: Node, clients: Sequence[int], broadcast: Broadcast) -> Answers:
@@ -78,7 +85,8 @@ def _sound(node: Node, block: Sequence[int], broadcast: Broadcast) -> Answers:
     except (OSError, UserError) as error:
         if not stops_the_run(node, error):
             raise
-        return {client: write_stop(client, error) for client in block}
+        private = node.setting.privacy is not None
+        return {client: write_stop(client, error, private=private) for client in block}
     spoilt = {one.client: tamper(node.faults, one.client, broadcast.round, write_upload(one)) for one in uploads}
     return {client: encode(content, node.wire) for client, content in spoilt.items()}
 

@@ -7,8 +7,9 @@
 Bytes are what formats of images change, never the images: 1 / 255 is four steps of float16 near 1. Half precision of
 weights changes the run: both sides go on from what they received. A client remembers what it computed.
 
-Labels, soft labels and counters (batch norm's) travel as they are. An upload is decompressed to the agreed size at
-most; a client trusts its server. As agreed by default nothing is touched here.
+Labels, soft labels, counters (batch norm's) and images of the round before that a server sends under `privacy`
+(`previous.pixels`: bytes) travel as they are, but for deflate. An upload is decompressed to the agreed size at most; a
+client trusts its server. As agreed by default nothing is touched here.
 """
 
 from __future__ import annotations

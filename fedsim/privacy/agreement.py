@@ -15,15 +15,16 @@ from pydantic import Field, model_validator
 
 from fedsim.config import Section
 from fedsim.privacy.accountant import Releases, guarantee, noise_for
-from fedsim.privacy.ledger import Charge, Ledger, check_delta, statement, worst
-from fedsim.privacy.mechanism import Mechanism
+from fedsim.privacy.ledger import Charge, Known, Ledger, Status, check_delta
+from fedsim.privacy.mechanism import MOST_SIGMA, Mechanism
 from fedsim.privacy.noise import Noise, SeededNoise, SystemNoise
+from fedsim.privacy.premises import statement, worst
 from fedsim.seeding import Streams
 from fedsim.types import UserError
 
 IN_THE_CONFIG = (
     "vectors depend on one record each", "bounded contributions", "every class is released",
-    "nothing but the noisy sums",
+    "nothing but the noisy sums", "normalisation and class list are public",
 )  # fmt: skip
 """Premises that need no ledger to be seen to."""
 WEAKER = ("enforced", "assumed", "violated")
@@ -33,8 +34,8 @@ WEAKER = ("enforced", "assumed", "violated")
 class Terms(Section):
     """Settings that every mechanism shares."""
 
-    sigma: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """σ: noise deviation over the sensitivity. Give this or target_epsilon."""
+    sigma: float | None = Field(default=None, gt=0, le=MOST_SIGMA, allow_inf_nan=False)
+    """σ: noise deviation over the sensitivity, at most 2²⁰. Give this or target_epsilon."""
     target_epsilon: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """ε of the whole run for each client; σ follows."""
     delta: float = Field(default=1e-5, gt=0, lt=1)
@@ -74,6 +75,10 @@ class Agreement:
     """Largest weight of an uploaded image, where images are uploaded with weights; None: they are not."""
     sends_previous: bool = False
     """Whether clients are sent images of the round before."""
+    data: Status = "assumed"
+    """Whether normalisation and class list are seen to be public."""
+    model: Status = "assumed"
+    """Whether the network is seen to look at one record at a time."""
 
     def __init__(self, config: Any, releases: int) -> None:
         """`config`: `Terms`, and what a mechanism adds; `releases`: of one client in the whole run, at most."""
@@ -88,7 +93,7 @@ class Agreement:
         """That of the client who owns the folder."""
         if folder is None:
             raise UserError("privacy: a client without a folder cannot keep a ledger; give its node a store")
-        return Ledger(folder, self.config.delta, self.config.adjacency)
+        return Ledger(folder, self.config.delta, self.config.adjacency, Known(self.number, self.data, self.model))
 
     def noise(self, streams: Streams) -> Callable[[str], Noise]:
         """Question → source of its noise; `streams` are the client's, read for a simulation only."""

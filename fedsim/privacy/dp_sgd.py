@@ -42,6 +42,7 @@ from fedsim.privacy.agreement import Agreement, Terms
 from fedsim.privacy.ledger import Charge, Ledger
 from fedsim.privacy.mechanism import Mechanism, clipped, finite, perturbed
 from fedsim.privacy.noise import Noise
+from fedsim.privacy.owner import full_precision
 from fedsim.training.train import TrainConfig, learning_rate
 from fedsim.types import Params, UserError
 
@@ -89,7 +90,8 @@ class DPSGD(Agreement):
             self.train(network, images, normalise, training, source)
             return {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
 
-        return ledger.once(Charge.of(question, self.mechanism, steps, simulated=source.simulated), make)
+        with full_precision():
+            return ledger.once(Charge.of(question, self.mechanism, steps, simulated=source.simulated), make)
 
     def train(
         self, network: nn.Module, images: Images, normalise: Normalise, training: TrainConfig, source: Noise

@@ -9,7 +9,8 @@
 
 So an ε is never too small, and at most too large by what a kill cost. A store without its charge (a ledger that was
 lost, or put back from an older copy) is refused: it would make paid releases free. A charge is appended and synced, so
-a thousand small ones write a thousand lines.
+a thousand small ones write a thousand lines. Processes that share a ledger charge one after the other (a lock beside
+it). A charge beyond twice the agreed number of releases is refused: kills do not explain it.
 
 The ledger belongs to the client and stays with it: what a report needs of it is `statement`, which names no count of
 its records. Adaptive composition covers charges whose network depends on earlier releases; clients hold different
@@ -18,14 +19,16 @@ records, so the ε of a federation is that of the worst client.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 
@@ -42,25 +45,21 @@ Status = Literal["enforced", "assumed", "violated"]
 SIMULATED = "simulated_dp"
 """Label of every number that a seeded stream of noise stands behind."""
 
-NOT_COVERED = (
-    "several records of one person, or copies of a record: the unit is one record, not one person (group privacy)",
-    "that a client takes part, and which client it is: this is no client-level privacy",
-    "settings chosen by looking at private data: each run that was looked at is a release that this ledger lacks",
-    "the server's own validation and test images, and weights that were pre-trained on private records",
-    "time, memory and traffic of a client, which may depend on how many records it holds",
-    "the machine itself: who reads the client's disk or memory sees its records",
-    "the run directory of a simulation, its page and its terminal: they hold exact counts, and are no release",
-)
-"""What the (ε, δ) of a ledger does not say."""
-
 
 @dataclass(frozen=True)
-class Assumption:
-    """A premise of the proof."""
+class Known:
+    """What the agreement of a run says of it beside the mechanism; the premises need it (premises.py)."""
 
-    name: str
-    status: Status
-    evidence: str
+    planned: int | None = None
+    """Releases of one client in the whole run, at most; None: not agreed."""
+    data: Status = "assumed"
+    """Whether normalisation and class list are public."""
+    model: Status = "assumed"
+    """Whether the network is the catalog's."""
+
+
+UNKNOWN = Known()
+"""Nothing is agreed."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +90,11 @@ class Charge:
 class Ledger:
     """The charges of one client, in a folder of its own that outlives rounds and processes."""
 
-    def __init__(self, folder: Path, delta: float, adjacency: Adjacency) -> None:
-        self._folder, self.delta = folder, delta
+    def __init__(self, folder: Path, delta: float, adjacency: Adjacency, known: Known = UNKNOWN) -> None:
+        self._folder, self.delta, self.known = folder, delta, known
         self.adjacency: Adjacency = adjacency
         self._whole: int | None = None  # bytes of whole lines, where a torn one follows them
+        self._bytes = 0  # of the file, as last read or written
         self.charges = self._read()
 
     def once(self, charge: Charge, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -113,6 +113,11 @@ class Ledger:
         return guarantee(paid, self.delta, self.adjacency)
 
     @property
+    def made(self) -> int:
+        """Releases that were charged for."""
+        return sum(one.number for one in self.charges)
+
+    @property
     def simulated(self) -> bool:
         """Whether any noise could be repeated from a seed."""
         return any(one.simulated for one in self.charges)
@@ -122,6 +127,7 @@ class Ledger:
             tensors, meta = load_tensors(path)
         except UserError as error:
             raise UserError(f"{path}: a paid release is damaged; restore it: made again, it is paid again") from error
+        self._refresh()
         paid = meta.get("paid", -1)
         if not 0 <= paid < len(self.charges) or asdict(self.charges[paid]) != meta.get("charge"):
             raise UserError(
@@ -136,12 +142,32 @@ class Ledger:
     def _pay(self, charge: Charge) -> None:
         """One line more, synced to the disk; the first charge makes the file, whose first line holds the terms."""
         path, line = self._folder / FILE, json.dumps(asdict(charge)) + "\n"
-        if path.is_file():
-            _append(path, line, self._whole)
-        else:
-            write_atomic(path, json.dumps({"delta": self.delta, "adjacency": self.adjacency}) + "\n" + line)
-        self._whole = None
-        self.charges.append(charge)
+        with _locked(path):
+            self._refresh()
+            self._check_plan(charge)
+            if path.is_file():
+                _append(path, line, self._whole)
+            else:
+                write_atomic(path, json.dumps({"delta": self.delta, "adjacency": self.adjacency}) + "\n" + line)
+                _sync(self._folder)
+                _sync(self._folder.parent)
+            self._bytes, self._whole = path.stat().st_size, None
+            self.charges.append(charge)
+
+    def _refresh(self) -> None:
+        """Read again, where another process charged."""
+        path = self._folder / FILE
+        if path.is_file() and path.stat().st_size != self._bytes:
+            self.charges = self._read()
+
+    def _check_plan(self, charge: Charge) -> None:
+        planned = self.known.planned
+        if planned is not None and self.made + charge.number > 2 * planned:
+            raise UserError(
+                f"{self._folder / FILE} holds {self.made} releases, {planned} were agreed on, and {charge.number} more "
+                "would be beyond twice that; this client can release nothing further in this run: give it more rounds "
+                "or steps to plan for, under another name"
+            )
 
     def _read(self) -> list[Charge]:
         """The charges whose lines are whole. A torn last line is cut off when the next is written."""
@@ -150,7 +176,7 @@ class Ledger:
             return []
         content = path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
-        self._whole = len(whole) if len(whole) < len(content) else None
+        self._bytes, self._whole = len(content), len(whole) if len(whole) < len(content) else None
         try:
             first, *lines = [json.loads(line) for line in whole.decode().splitlines()]
             charges = [Charge(**one) for one in lines]
@@ -174,6 +200,24 @@ def totals(charges: Sequence[Charge]) -> list[Charge]:
     return [replace(one, number=number) for one, number in found.items()]
 
 
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process at a time; the system releases the lock when it dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _sync(folder: Path) -> None:
+    """Make the names in a folder last."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def _append(path: Path, text: str, whole: int | None) -> None:
     """Add to a file and sync it before returning; what follows its first `whole` bytes is cut off before."""
     try:
@@ -193,57 +237,3 @@ def check_delta(delta: float, public_bound: int) -> None:
     """Refuse a δ that would let one record in `public_bound` be published outright."""
     if not 0 < delta < 1 / public_bound:
         raise UserError(f"delta: got {delta}; valid: more than 0 and less than 1/public_bound ({1 / public_bound:g})")
-
-
-def assumptions(ledger: Ledger, public_bound: int, records: int) -> list[Assumption]:
-    """The premises of the proof, for one client; `records` is compared with the bound and not told."""
-    sampled = any(one.rate < 1 for one in ledger.charges)
-    counted = all(one.kappa > 0 for one in ledger.charges)
-    return [
-        Assumption("noise that nobody can repeat", *_noise(ledger.simulated)),
-        Assumption("vectors depend on one record each", "enforced", "batch norm is refused; up to rounding"),
-        Assumption("bounded contributions", "enforced", "each record's whole vector is clipped; sums are of integers"),
-        Assumption("every class is released", "enforced", "all classes, held or not, with equal noise; no exact count")
-        if counted else
-        Assumption("nothing but the noisy sums", "enforced", "a public divisor and number of steps; no count, no loss"),
-        Assumption(
-            "participation of records", "enforced",
-            "independent coins with one public rate" if sampled else "every record is in every release",
-        ),
-        Assumption("one charge per release", "enforced", f"{len(ledger.charges)} charges, each before its noise"),
-        Assumption("δ below 1 over the records", *_bound(public_bound, records)),
-        Assumption("networks chosen by released things only", "assumed", "initial weights and settings are public"),
-        Assumption("one record of each person", "assumed", "records are not compared with one another"),
-    ]  # fmt: skip
-
-
-def _noise(simulated: bool) -> tuple[Status, str]:
-    seeded = "from a seeded stream: whoever has the config can subtract it"
-    return ("violated", f"{SIMULATED}: {seeded}") if simulated else ("enforced", "from the operating system")
-
-
-def _bound(public_bound: int, records: int) -> tuple[Status, str]:
-    if records <= public_bound:
-        return "enforced", f"δ < 1/{public_bound}, and the client holds no more than that bound"
-    return "violated", f"the client holds more records than the public bound of {public_bound}"
-
-
-def statement(ledger: Ledger, public_bound: int, records: int) -> dict[str, Any]:
-    """What a result says of one client: (ε, δ), how it was computed, premises, and what is not covered."""
-    spent = ledger.spent()
-    return {
-        "label": SIMULATED if ledger.simulated else "dp",
-        "unit": "one record of one client",
-        **asdict(spent),
-        "releases": sum(one.number for one in ledger.charges),
-        "charges": [
-            {key: value for key, value in asdict(one).items() if key != "key"} for one in totals(ledger.charges)
-        ],
-        "assumptions": [asdict(one) for one in assumptions(ledger, public_bound, records)],
-        "not_covered": list(NOT_COVERED),
-    }
-
-
-def worst(statements: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """That of the federation: clients hold different records, so the largest ε of any of them holds for each record."""
-    return max(statements, key=lambda one: one["epsilon"])

@@ -48,6 +48,8 @@ from fedsim.types import UserError
 
 BITS = 30
 """Bits of the grid beneath the sensitivity."""
+MOST_SIGMA = 2.0**20
+"""Largest σ: noise of 2⁵ deviations then takes 2⁵⁵ steps of the grid, and 64-bit sums of it do not overflow."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,12 @@ class Mechanism:
             if type(value) not in (int, float) or not (0 < value < math.inf or low) or (name == "rate" and value > 1):
                 most = "at most 1" if name == "rate" else "finite"
                 raise UserError(f"{name}: got {value!r}; valid: one number for all classes, more than 0 and {most}")
+
+        if self.sigma > MOST_SIGMA:
+            raise UserError(f"sigma: got {self.sigma:g}; valid: at most {MOST_SIGMA:.0f}, beyond which noise and sums "
+                            "do not fit 64 bits; give a smaller sigma or a larger target_epsilon")  # fmt: skip
+        if not 2.0**-900 < self.sensitivity < 2.0**900:
+            raise UserError(f"clip: got {self.clip:g} with kappa {self.kappa:g}; valid: numbers whose grid is one too")
 
     @property
     def sensitivity(self) -> float:

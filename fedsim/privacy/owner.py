@@ -12,6 +12,7 @@ sensitivity is exact in the vectors, and so up to that rounding in the records.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import torch
@@ -32,6 +33,19 @@ ROWS = 256
 
 Embed = Callable[[Float[Tensor, "n c h w"], Int64[Tensor, "n"]], Float[Tensor, "n d"]]
 """Normalised images and their labels to vectors, each of its own image alone."""
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Products in float32 as they are, never in a GPU's TensorFloat-32, while a release is made."""
+    products: Any = torch.backends.cuda.matmul
+    convolutions: Any = torch.backends.cudnn
+    before = products.allow_tf32, convolutions.allow_tf32
+    products.allow_tf32 = convolutions.allow_tf32 = False
+    try:
+        yield
+    finally:
+        products.allow_tf32, convolutions.allow_tf32 = before
 
 
 class Closed:
@@ -119,7 +133,8 @@ class PrivateImages:
             )
         source = self._noise(question)
         charge = Charge.of(question, self.mechanism, 1, simulated=source.simulated)
-        return self.ledger.once(charge, lambda: {"values": make(source)})["values"], source.simulated
+        with full_precision():
+            return self.ledger.once(charge, lambda: {"values": make(source)})["values"], source.simulated
 
     def _pieces(self, embed: Embed, source: Noise, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Vectors and labels of the records that take part: all, or each with probability q."""

@@ -22,9 +22,10 @@ from fedsim.models.network import build_network
 from fedsim.privacy import dp_sgd as module
 from fedsim.privacy import ledger as ledgers
 from fedsim.privacy.dp_sgd import DPSGD, Config, NoisySteps, check, summed
-from fedsim.privacy.ledger import Ledger, assumptions
+from fedsim.privacy.ledger import Ledger
 from fedsim.privacy.mechanism import Mechanism
 from fedsim.privacy.noise import SeededNoise, SystemNoise
+from fedsim.privacy.premises import assumptions
 from fedsim.seeding import stream
 from fedsim.training.train import TrainConfig
 from fedsim.types import UserError

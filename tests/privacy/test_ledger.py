@@ -10,9 +10,10 @@ import torch
 
 from fedsim.privacy import ledger as module
 from fedsim.privacy.accountant import Releases, guarantee
-from fedsim.privacy.ledger import Charge, Ledger, assumptions, check_delta, statement, worst
+from fedsim.privacy.ledger import Charge, Ledger, check_delta
 from fedsim.privacy.mechanism import Mechanism, release
 from fedsim.privacy.noise import SystemNoise
+from fedsim.privacy.premises import assumptions, statement, worst
 from fedsim.types import UserError
 
 DELTA = 1e-5
