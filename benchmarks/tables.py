@@ -62,7 +62,7 @@ def comparisons() -> list[str]:
         comparison("Federated algorithms on MNIST, Dirichlet 0.1", "mnist_federated", mnist),
         comparison("Federated algorithms on MNIST, two classes per client", "mnist_federated_two_classes", mnist),
         private("Differential privacy on MNIST", "mnist_private", "Ten clients, Dirichlet 0.5, one record of one client, δ = 1e-5, "
-                "seeded noise (a simulation), ConvNet-3-16 (`configs/federated/mnist_private.yaml`). `noisy class means` is the "
+                "seeded noise (a simulation), ConvNet-3-32 (`configs/federated/mnist_private.yaml`). `noisy class means` is the "
                 "control at equal ε: pixel class sums noised once. Settings chosen on val of seed 0."),
     ]  # fmt: skip
 
