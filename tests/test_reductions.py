@@ -25,6 +25,8 @@ from fedsim.distill.coresets.k_means import Config as KMeansConfig
 from fedsim.distill.coresets.k_means import KMeans
 from fedsim.distill.coresets.random import Config as RandomConfig
 from fedsim.distill.coresets.random import RandomSubset
+from fedsim.distill.distribution.class_means import ClassMeans
+from fedsim.distill.distribution.class_means import Config as ClassMeansConfig
 from fedsim.federated.algorithms.fedopt import FedAdam, FedYogi
 from fedsim.models.execution import Execution
 from fedsim.models.functional import flatten, state
@@ -175,6 +177,10 @@ TABLE = [
         "k_means", "centres of one cluster → class means",
         lambda: one_of_each_class(KMeans(KMeansConfig(ipc=1, features="pixels", keep="centre"))), average_images,
         0.51,
+    ),
+    Reduction(
+        "class_means", "no privacy → class means",
+        lambda: one_of_each_class(ClassMeans(ClassMeansConfig())), average_images, 0.51,
     ),
     Reduction(
         "forgetting", "ipc ≥ n_c → the class",

@@ -5,6 +5,7 @@ The only place with the keys of a client's records; `blocks.py` puts those of se
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Mapping
@@ -131,7 +132,8 @@ def write_stop(client: int, error: Exception, *, private: bool = False) -> Recor
     """Client → server: the run must stop, and why; of a private client the system's word for it."""
     said = " ".join(str(error).split())
     if private and isinstance(error, OSError):
-        said = os.strerror(error.errno) if error.errno is not None else "an error of the system"
+        code = error.errno or 0
+        said = os.strerror(code) if code in errno.errorcode else "an error of the system"
     folder = f"client {client} cannot use its folder: {said}; mend it and run again"
     return RecordDict(
         {INFO: ConfigRecord({"stop": folder if isinstance(error, OSError) else f"client {client}: {said}"})}

@@ -95,7 +95,7 @@ def test_noise_of_the_system_is_no_simulation_and_differs(tmp_path):
 
 @pytest.mark.parametrize("noise", ["system", "seeded"])
 def test_under_real_noise_neither_result_nor_warning_tells_who_holds_few_records(tmp_path, capsys, noise):
-    changes = {"privacy": {"noise": noise}, "rounds": 1, "partition": {"clients": 4}}
+    changes = {"privacy": {"noise": noise}, "rounds": 1, "partition": {"clients": 4}, "method": {"ipc": 5}}
     folder = run(tmp_path, **changes)
     found, said = result(folder), " ".join(capsys.readouterr().err.split())
     told = noise == "seeded"
