@@ -1,0 +1,1 @@
+"""Attacks on what a federation releases: one threat, one file. README.md is the table of threats."""
