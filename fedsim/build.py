@@ -14,6 +14,7 @@ from fedsim import catalog
 from fedsim.compute import Compute
 from fedsim.config import Section
 from fedsim.data.images import Dataset, Images
+from fedsim.data.membership import Pool, pool_of, with_members
 from fedsim.data.partition import IIDConfig
 from fedsim.data.split import Split, draw_split
 from fedsim.data.transforms import Normalise
@@ -79,12 +80,22 @@ class Parts:
     @cached_property
     def split(self) -> Split:
         """Which record is whose."""
+        member = self.config.audit.membership
+        return self._drawn if member is None else with_members(self._drawn, self.pool(member.client), member.row)
+
+    @cached_property
+    def _drawn(self) -> Split:
+        """Which record is whose, before an audit moves some."""
         alone = IIDConfig(clients=1)
         chosen = self.config.partition if isinstance(self.config, FederatedRun) else alone
         partition = catalog.resolve("partition", chosen.name)(chosen)
         labels = self.dataset.train.labels.numpy()
         data: Any = self.config.data
         return draw_split(labels, self.dataset.num_classes, data.val, self.config.audit, partition, self.config.seed)
+
+    def pool(self, client: int) -> Pool:
+        """Records that a membership audit of this client asks about."""
+        return pool_of(self._drawn, client, self.dataset.train.labels.numpy(), self.config.seed)
 
     def images(self, positions: np.ndarray) -> Images:
         """Records of the train split."""

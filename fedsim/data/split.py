@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Int
@@ -28,13 +29,25 @@ RESERVED = ("val", "holdout", "canaries")
 _KEYS = ("train", *RESERVED, "withheld")
 
 
+class MembershipConfig(Section):
+    """Which run of a membership audit this is; written by `fedsim audit`, seldom by hand."""
+
+    client: int = Field(ge=0)
+    """The audited client."""
+    row: int = Field(ge=0)
+    """Row of the membership matrix: which half of the pool the client holds."""
+
+
 class AuditConfig(Section):
     """What is reserved for the privacy audit, at partition time or never."""
 
+    later: ClassVar[tuple[str, ...]] = ("membership",)
     holdout: float = Field(default=0.0, ge=0, le=0.9)
     """Share of the source train split kept from every client: non-members of the membership audit."""
     canaries: int = Field(default=0, ge=0)
     """Record slots reserved for planted records, taken out of the clients' data."""
+    membership: MembershipConfig | None = None
+    """Whose records change places with held-out ones, in a run that an audit makes (membership.py); null: nobody's."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,167 @@
+"""What an attack is handed: exactly what its threat model grants, nothing that would tell it the answer.
+
+A run directory holds the truth beside what was released: `split.npz` says who is a member. An attack never gets the
+folder. It gets a `Released`, which reads what was sent and refuses what the threat model does not see, and an
+`AdversaryView` around it. The truth goes to `Attack.evaluate`, which gets no view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+
+from fedsim.audit.types import Knowledge, NotGranted, Release, ThreatModel
+from fedsim.data.images import Images
+from fedsim.data.synthetic import SyntheticSet
+from fedsim.data.transforms import Normalise
+from fedsim.models.execution import AS_WRITTEN, Execution
+from fedsim.models.network import Network
+from fedsim.training.train import TrainConfig
+from fedsim.types import Params, UserError
+
+Statistic = Callable[[], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the releases of one run lie; the runner has it, attacks do not."""
+
+    run: Path
+    """Run directory."""
+    client: int
+    """The audited client."""
+    server_model: Callable[[], Params]
+    """Reads the server's weights after the last round."""
+    broadcasts: Callable[[], list[Params]] | None = None
+    """Reads the weights that the client was sent, round by round; None: not kept."""
+
+    def sets(self, round_number: int | None = None) -> list[Path]:
+        """Synthetic sets: of this client in every round, or of all clients in one round."""
+        name = "round_*" if round_number is None else f"round_{round_number:03d}"
+        who = f"client_{self.client:04d}" if round_number is None else "client_*"
+        return sorted((self.run / "synthetic").glob(f"{name}/{who}.safetensors"))
+
+    def rounds(self) -> int:
+        """Rounds of which sets are kept."""
+        return max(
+            (int(path.name.removeprefix("round_")) for path in (self.run / "synthetic").glob("round_*")), default=0
+        )
+
+
+class Released:
+    """The releases of one run, as far as a threat model sees them."""
+
+    def __init__(self, source: Source, threat: ThreatModel, key: str) -> None:
+        self._source, self._threat = source, threat
+        self.key = key
+        """Names the run in a cache; says nothing of who is a member."""
+
+    def client_sets(self) -> list[SyntheticSet]:
+        """The audited client's sets, in the order of rounds."""
+        self._needs(Release.CLIENT_SETS, Release.TRANSCRIPT)
+        return _loaded(self._source.sets(), self._source.run)
+
+    def final_set(self) -> list[SyntheticSet]:
+        """The sets of all clients in the last round."""
+        self._needs(Release.FINAL_SET)
+        return _loaded(self._source.sets(self._source.rounds()), self._source.run)
+
+    def server_model(self) -> Params:
+        """The server's weights after the last round."""
+        self._needs(Release.SERVER_MODEL)
+        return self._source.server_model()
+
+    def broadcasts(self) -> list[Params]:
+        """The weights that the client was sent, round by round."""
+        if Knowledge.WEIGHTS not in self._threat.knows:
+            raise NotGranted(f"{self._threat.name} does not know the weights of each round")
+        if self._source.broadcasts is None:
+            raise UserError("broadcasts were not kept; run with transcript=all")
+        return self._source.broadcasts()
+
+    def _needs(self, *one_of: Release) -> None:
+        if not self._threat.sees.intersection(one_of):
+            raise NotGranted(f"{self._threat.name} does not see {' or '.join(one_of)}")
+
+
+def _loaded(paths: Sequence[Path], run: Path) -> list[SyntheticSet]:
+    if not paths:
+        raise UserError(
+            f"{run} keeps no synthetic sets; audit a run of an algorithm that uploads them (transcript=uploads)"
+        )
+    return [SyntheticSet.load(path) for path in paths]
+
+
+@dataclass(frozen=True)
+class Public:
+    """What is known of the network and the protocol without any record."""
+
+    fresh: Callable[[torch.Generator], Network]
+    """A newly initialised network on the device."""
+    normalise: Normalise
+    """Bytes to network input."""
+    classes: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    """(c, h, w)."""
+    device: torch.device
+    execution: Execution = AS_WRITTEN
+    train: TrainConfig | None = None
+    """How the server trains on synthetic sets; None where it does not."""
+
+    def with_weights(self, weights: Params) -> Network:
+        """A network that holds `weights`."""
+        network = self.fresh(torch.Generator())
+        network.load_state_dict(weights)
+        return network
+
+
+@dataclass(frozen=True)
+class Shadow:
+    """A run of the same protocol in which the adversary chose the members."""
+
+    members: Bool[np.ndarray, "N"]
+    """Which candidates the client held."""
+    released: Released
+
+
+@dataclass(frozen=True)
+class AdversaryView:
+    """Everything an attack on one target may use."""
+
+    threat: ThreatModel
+    released: Released
+    """Of the target."""
+    public: Public
+    granted: Mapping[Knowledge, Images] = field(default_factory=dict)
+    """Candidates and auxiliary records."""
+    runs: Sequence[Shadow] = ()
+    """Neither the target nor its complement is among them."""
+    cache: Callable[[str, Statistic], np.ndarray] = field(default=lambda name, compute: compute())
+    """`cache(name, compute)`: an array computed once for all targets; the name must say everything it depends on."""
+
+    @property
+    def candidates(self) -> Images:
+        """Records of which is asked whether the client held them."""
+        return self._images(Knowledge.CANDIDATES)
+
+    @property
+    def auxiliary(self) -> Images:
+        """Public records of the same distribution."""
+        return self._images(Knowledge.AUXILIARY)
+
+    @property
+    def shadows(self) -> Sequence[Shadow]:
+        """Runs in which the adversary chose who is a member."""
+        if Knowledge.SHADOWS not in self.threat.knows:
+            raise NotGranted(f"{self.threat.name} cannot make shadow runs")
+        return self.runs
+
+    def _images(self, what: Knowledge) -> Images:
+        if what not in self.threat.knows:
+            raise NotGranted(f"{self.threat.name} does not know {what}")
+        return self.granted[what]
