@@ -9,9 +9,9 @@ each other's complement, so every record is in half of the runs, and every run h
 
 Records of the client beyond the pool stay with it in every row; so do those of all other clients.
 
-Source  models in complementary pairs: Zarifzadeh, Liu, Shokri, "Low-Cost High-Power Membership Inference Attacks", ICML
-        2024, arXiv 2312.03262; shadow models: Carlini et al., "Membership Inference Attacks From First Principles", IEEE
-        S&P 2022, arXiv 2112.03570.
+Source  models in complementary pairs: Zarifzadeh, Liu, Shokri, "Low-Cost High-Power Membership Inference Attacks",
+        ICML 2024, arXiv 2312.03262; shadows: Carlini et al., "Membership Inference Attacks From First Principles",
+        IEEE S&P 2022, arXiv 2112.03570.
 Differs members and non-members are halves of one pool drawn from one source split; never the train and the test split.
 """
 
