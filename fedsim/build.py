@@ -20,20 +20,16 @@ from fedsim.data.split import Split, draw_split
 from fedsim.data.transforms import Normalise
 from fedsim.distill import private
 from fedsim.distill.base import Distiller, Task
-from fedsim.distill.pool import radius_of
 from fedsim.distill.real import RealImages
 from fedsim.federated.base import Algorithm, Setting
 from fedsim.federated.budgets import scaled_local, scaled_method
 from fedsim.federated.engines.base import Engine, Launcher
-from fedsim.federated.faults import check_faults
 from fedsim.federated.participation import Roll
 from fedsim.models.execution import Execution, Runner
-from fedsim.models.functional import has_batch_norm
 from fedsim.models.network import Network, build_network
 from fedsim.privacy.agreement import Agreement
 from fedsim.schema import Distillation, Experiment, FederatedRun
 from fedsim.seeding import Streams
-from fedsim.types import UserError
 
 
 @dataclass(frozen=True)
@@ -106,9 +102,11 @@ class Parts:
         """What both halves of a federated method know."""
         dataset = self.dataset
         holding = sum(len(positions) > 0 for positions in self.split.client)
+        member = self.config.audit.membership
+        streams = self.streams if member is None else self.streams.at("membership", member.row)
         return Setting(
-            self.streams, dataset.classes, dataset.image_shape, self.normalise, self.fresh(), self.device,
-            self.execution, holding, privacy=self.privacy, scales=self.scales,
+            streams, dataset.classes, dataset.image_shape, self.normalise, self.fresh(), self.device,
+            self.execution, holding, privacy=self.privacy, scales=self.scales, start=self.streams,
         )  # fmt: skip
 
     @cached_property
@@ -219,42 +217,3 @@ def central_task(
         classes=dataset.classes,
         device=device,
     )
-
-
-def check(parts: Parts) -> None:
-    """Everything that can be refused before any work: data, partition, architecture, faults that name a client."""
-    parts.fresh()(parts.streams.generator("template"))
-    if isinstance(parts.config, Distillation) and parts.config.evaluation.model is not None:
-        parts.fresh(parts.config.evaluation.model)(parts.streams.generator("template"))
-    for model in getattr(parts.config, "architectures", ()):
-        parts.fresh(model)(parts.streams.generator("template"))
-    parts.split  # noqa: B018 - drawn now, so that an impossible partition is refused now
-    if not isinstance(parts.config, FederatedRun):
-        return
-    if parts.config.privacy is not None:
-        private.check_data(parts.dataset.found)
-    config, clients = parts.config, len(parts.split.client)
-    watched = config.engine.name != "local" or config.compute.workers > 0
-    check_faults(config.faults, clients, config.rounds, watched=watched)
-    _check_algorithm(parts, config)
-    parts.roll.check(config.participation, config.rounds, parts.streams)
-
-
-def _check_algorithm(parts: Parts, config: FederatedRun) -> None:
-    """Refuse what the algorithm cannot do."""
-    networks = getattr(config.method, "networks", None)
-    algorithm = parts.algorithm()
-    if algorithm.rounds is not None and config.rounds > algorithm.rounds:
-        raise UserError(f"rounds: got {config.rounds}; {config.algorithm.name} has {algorithm.rounds} by definition")
-    around = radius_of(networks) is not None or getattr(networks, "around", None) == "server"
-    if not algorithm.sends_weights and around:
-        raise UserError(
-            f"method.networks: draws around the server's weights, which {config.algorithm.name} does not send; "
-            "valid here: fresh, or pool or early with around: fresh"
-        )
-    together = getattr(networks, "shared", False) and config.participation.per_node > 1
-    if together and has_batch_norm(parts.fresh()(parts.streams.generator("template"))):
-        raise UserError(
-            "method.networks.shared: clients of one node are condensed together and would see one another through "
-            "batch norm; choose another model.norm, or participation.per_node=1"
-        )

@@ -121,7 +121,7 @@ def _centralised(parts: Parts, config: TrainConfig, terminal: Terminal) -> dict[
     terminal.say("control: the same model trained on all clients' images together")
     setting = parts.setting
     images = parts.images(np.sort(np.concatenate(parts.split.client))).to(setting.device)
-    network = setting.fresh(setting.streams.generator("server", "init"))
+    network = setting.first_network()
     rng = setting.streams.at("control", "centralised").generator("train")
 
     def log(epoch: int, loss: float) -> None:

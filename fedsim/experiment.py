@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from fedsim.build import Parts, check
+from fedsim.admission import check
+from fedsim.build import Parts
 from fedsim.config import to_yaml
 from fedsim.console import Terminal
 from fedsim.distillation import distill

@@ -6,7 +6,8 @@ import time
 
 import torch
 
-from fedsim.build import Parts, check
+from fedsim.admission import check
+from fedsim.build import Parts
 from fedsim.config import to_yaml
 from fedsim.distill.cost import Passes
 from fedsim.distill.soft_labels import learns_labels

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fedsim.build import Parts, check
+from fedsim.admission import check
+from fedsim.build import Parts
 from fedsim.cli import main
 from fedsim.own_code import own_code
 from fedsim.schema import FederatedRun, resolve

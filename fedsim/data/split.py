@@ -35,7 +35,8 @@ class MembershipConfig(Section):
     client: int = Field(ge=0)
     """The audited client."""
     row: int = Field(ge=0)
-    """Row of the membership matrix: which half of the pool the client holds."""
+    """Row of the membership matrix: which half of the pool the client holds. Every row draws anew whatever a run draws,
+    but for the server's first weights, which an adversary may know."""
 
 
 class AuditConfig(Section):

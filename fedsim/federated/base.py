@@ -54,9 +54,14 @@ class Setting:
     """Told how far the server's own work is: (what, done, of how many, note)."""
     privacy: Agreement | None = None
     """What is agreed on differential privacy; None: there is none."""
-
     scales: tuple[float, ...] = ()
     """Share of a round's full work that each client does; empty: all of it."""
+    start: Streams | None = None
+    """Streams of the first weights, where runs of an audit share these and nothing else; None: those of the run."""
+
+    def first_network(self) -> Network:
+        """A network with the server's first weights."""
+        return self.fresh((self.start or self.streams).generator("server", "init"))
 
     def scale(self, client: int) -> float:
         """Share of a round's full work that this client does."""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedsim import build
+from fedsim import admission
 from fedsim.build import Parts
 from fedsim.config import merge, parse_yaml, validate
 from fedsim.distill import private
@@ -119,7 +119,7 @@ def pictures(folder: Path) -> str:
 def check(data: dict[str, Any], **changes: Any) -> Parts:
     raw = parse_yaml(TINY, "test") | {"data": data | {"val": 0.2}}
     parts = Parts(resolve(FederatedRun, merge(merge(raw, private_run.CHANGES), changes)))
-    build.check(parts)
+    admission.check(parts)
     return parts
 
 

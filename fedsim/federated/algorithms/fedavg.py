@@ -74,7 +74,7 @@ class FedAvg:
 
     def init(self, setting: Setting) -> ServerState:
         """A new initialisation."""
-        return ServerState(0, state(setting.fresh(setting.streams.generator("server", "init"))))
+        return ServerState(0, state(setting.first_network()))
 
     def broadcast(self, state: ServerState, clients: Sequence[int]) -> Mapping[int, Broadcast]:
         """w_r to everyone."""

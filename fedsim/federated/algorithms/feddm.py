@@ -103,7 +103,7 @@ class FedDM:
 
     def init(self, setting: Setting) -> ServerState:
         """w_1: a new initialisation."""
-        return ServerState(0, state(setting.fresh(setting.streams.generator("server", "init"))))
+        return ServerState(0, state(setting.first_network()))
 
     def broadcast(self, state: ServerState, clients: Sequence[int]) -> Mapping[int, Broadcast]:
         """w_r to everyone, and images of the round before where they are asked for."""

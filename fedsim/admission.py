@@ -1,0 +1,50 @@
+"""What is refused before any work, because the parts of a config do not go together."""
+
+from __future__ import annotations
+
+from fedsim.build import Parts
+from fedsim.distill import private
+from fedsim.distill.pool import radius_of
+from fedsim.federated.faults import check_faults
+from fedsim.models.functional import has_batch_norm
+from fedsim.schema import Distillation, FederatedRun
+from fedsim.types import UserError
+
+
+def check(parts: Parts) -> None:
+    """Everything that can be refused before any work: data, partition, architecture, faults that name a client."""
+    parts.fresh()(parts.streams.generator("template"))
+    if isinstance(parts.config, Distillation) and parts.config.evaluation.model is not None:
+        parts.fresh(parts.config.evaluation.model)(parts.streams.generator("template"))
+    for model in getattr(parts.config, "architectures", ()):
+        parts.fresh(model)(parts.streams.generator("template"))
+    parts.split  # noqa: B018 - drawn now, so that an impossible partition is refused now
+    if not isinstance(parts.config, FederatedRun):
+        return
+    if parts.config.privacy is not None:
+        private.check_data(parts.dataset.found)
+    config, clients = parts.config, len(parts.split.client)
+    watched = config.engine.name != "local" or config.compute.workers > 0
+    check_faults(config.faults, clients, config.rounds, watched=watched)
+    _check_algorithm(parts, config)
+    parts.roll.check(config.participation, config.rounds, parts.streams)
+
+
+def _check_algorithm(parts: Parts, config: FederatedRun) -> None:
+    """Refuse what the algorithm cannot do."""
+    networks = getattr(config.method, "networks", None)
+    algorithm = parts.algorithm()
+    if algorithm.rounds is not None and config.rounds > algorithm.rounds:
+        raise UserError(f"rounds: got {config.rounds}; {config.algorithm.name} has {algorithm.rounds} by definition")
+    around = radius_of(networks) is not None or getattr(networks, "around", None) == "server"
+    if not algorithm.sends_weights and around:
+        raise UserError(
+            f"method.networks: draws around the server's weights, which {config.algorithm.name} does not send; "
+            "valid here: fresh, or pool or early with around: fresh"
+        )
+    together = getattr(networks, "shared", False) and config.participation.per_node > 1
+    if together and has_batch_norm(parts.fresh()(parts.streams.generator("template"))):
+        raise UserError(
+            "method.networks.shared: clients of one node are condensed together and would see one another through "
+            "batch norm; choose another model.norm, or participation.per_node=1"
+        )
