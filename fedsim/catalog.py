@@ -93,6 +93,11 @@ CATALOG: dict[str, dict[str, str]] = {
         "ray": "fedsim.federated.engines.ray:Ray",
         "superlink": "fedsim.federated.engines.superlink:SuperLink",
     },
+    "attack": {
+        "loss_threshold": "attacks.loss_threshold:LossThreshold",
+        "lira": "attacks.lira:LiRA",
+        "rmia": "attacks.rmia:RMIA",
+    },
 }
 
 OFFERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

@@ -1,6 +1,7 @@
 """The command line. Progress goes to stderr; the last line of stdout is the run directory.
 
-Exit codes: 0 finished · 1 the run failed · 2 the input is wrong (one line says what) · 130 interrupted (state saved).
+Exit codes: 0 finished · 1 the run failed · 2 the input is wrong (one line says what) · 130 interrupted (state saved);
+those of `audit run` are in audit_cli.py.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import click
 import typer
 
 from fedsim import __version__, catalog
+from fedsim.audit_cli import app as audit_app
 from fedsim.types import UserError
 from fedsim.verdict import WRONG_INPUT, verdict
 
@@ -31,6 +33,8 @@ app = typer.Typer(
 
 INTERRUPTED = 130
 """Exit code after control-C, as shells have it."""
+
+app.add_typer(audit_app, name="audit")
 
 ConfigFile = Annotated[Path, typer.Argument(help="A YAML file, such as configs/quickstart/feddm_digits.yaml.")]
 Assignments = Annotated[list[str] | None, typer.Argument(help="Overrides: method.ipc=5 seed=3 model=mlp")]

@@ -52,6 +52,16 @@ def _epsilon(parts: Parts) -> str:
     )
 
 
+def run_seconds(parts: Parts) -> float:
+    """Estimate for one federated run in one process, without controls."""
+    network = parts.fresh()(parts.streams.generator("template"))
+    forward, backward = _pass_seconds(network, parts)
+    config = parts.config
+    assert isinstance(config, FederatedRun)
+    clients, server = (_seconds(passes, forward, backward) for passes in federated(parts))
+    return config.rounds * (clients + server)
+
+
 def _federated(parts: Parts, config: FederatedRun, forward: float, backward: float) -> list[str]:
     clients = parts.split.client
     share = parts.roll.share(config.participation.fraction, config.rounds, parts.streams)

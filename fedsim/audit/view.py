@@ -7,6 +7,7 @@ folder. It gets a `Released`, which reads what was sent and refuses what the thr
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,18 +40,20 @@ class Source:
     """Reads the server's weights after the last round."""
     broadcasts: Callable[[], list[Params]] | None = None
     """Reads the weights that the client was sent, round by round; None: not kept."""
+    until: int | None = None
+    """Last round of which sets are shown; None: all."""
 
     def sets(self, round_number: int | None = None) -> list[Path]:
         """Synthetic sets: of this client in every round, or of all clients in one round."""
-        name = "round_*" if round_number is None else f"round_{round_number:03d}"
+        numbers = [round_number] if round_number is not None else range(1, self.rounds() + 1)
         who = f"client_{self.client:04d}" if round_number is None else "client_*"
-        return sorted((self.run / "synthetic").glob(f"{name}/{who}.safetensors"))
+        folders = (self.run / "synthetic" / f"round_{number:03d}" for number in numbers)
+        return [path for folder in folders for path in sorted(folder.glob(f"{who}.safetensors"))]
 
     def rounds(self) -> int:
-        """Rounds of which sets are kept."""
-        return max(
-            (int(path.name.removeprefix("round_")) for path in (self.run / "synthetic").glob("round_*")), default=0
-        )
+        """Rounds of which sets are shown."""
+        found = (path.name.removeprefix("round_") for path in (self.run / "synthetic").glob("round_*"))
+        return min(max(map(int, found), default=0), self.until or sys.maxsize)
 
 
 class Released:

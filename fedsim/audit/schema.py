@@ -1,0 +1,114 @@
+"""The file of an audit: which run, which client, which attacks, which controls."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from fedsim.config import Choice, Raw, Section, merge, override, read, validate
+from fedsim.data.split import MembershipConfig
+from fedsim.schema import FederatedRun, resolve
+from fedsim.types import UserError
+
+
+class ControlsConfig(Section):
+    """What has to come out as known, or the card is INVALID."""
+
+    publish_subset: bool = True
+    """Positive: real images uploaded in the place of synthetic ones are found to be members by the exact test."""
+    overfit: int = Field(default=200, ge=0)
+    """Positive: epochs of a network on the client's records; its losses tell members. 0: not run."""
+    single: bool = True
+    """Positive: the method on one record per class; the record is identified from the upload."""
+    disjoint: bool = True
+    """Negative: the sets of another client, made without the pool, say nothing of who is a member."""
+    permuted: bool = True
+    """Negative: the attack's scores against membership drawn anew."""
+
+
+class AuditRun(Section):
+    """`fedsim audit run`."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
+    """Folder name under --out."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the audit's own draws; the run has its own."""
+    run: FederatedRun
+    """What is audited: a mapping as of `fedsim run`, or the path of such a file with `overrides` beside it."""
+    client: int = Field(default=0, ge=0)
+    """The audited client."""
+    rows: int = Field(default=16, ge=4, le=4096)
+    """Runs of the membership audit, in complementary pairs; each is a target once and a shadow of the others."""
+    attacks: tuple[Choice("attack"), ...] = Field(strict=False, min_length=1)  # pyright: ignore[reportInvalidTypeForm]
+    """What is tried."""
+    controls: ControlsConfig = ControlsConfig()
+    """What has to come out as known."""
+    workers: int = Field(default=2, ge=1)
+    """Runs at a time, each in a process of its own with one thread."""
+
+    @field_validator("rows")
+    @classmethod
+    def _in_pairs(cls, rows: int) -> int:
+        if rows % 2:
+            raise ValueError(f"rows go in complementary pairs; give {rows + 1}")
+        return rows
+
+    @model_validator(mode="after")
+    def _distinct(self) -> AuditRun:
+        names = [attack.name for attack in self.attacks]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"attack {twice[0]} is there twice; audit it twice under other names of the audit")
+        return self
+
+    def row(self, row: int) -> FederatedRun:
+        """The config of one run of the membership audit."""
+        member = MembershipConfig(client=self.client, row=row)
+        return self.run.model_copy(update={"audit": self.run.audit.model_copy(update={"membership": member})})
+
+
+def load_audit(path: Path, assignments: Sequence[str] = ()) -> AuditRun:
+    """An audit from its file: the run's file read too, overrides applied, `auto` resolved.
+
+    `run: FILE` is relative to the audit's file; `overrides: [key=value, …]` are laid on it.
+    """
+    raw = read(path)
+    raw = override(raw | {"run": _run(raw, path)}, assignments)
+    raw.pop("overrides", None)
+    raw.setdefault("name", re.sub(r"[^A-Za-z0-9_.-]+", "_", path.stem).lstrip("_.-") or "audit")
+    if not isinstance(raw["run"], dict):
+        raise UserError(f"run={raw['run']!r}: give run.key=value, or another file of an audit")
+    config = validate(AuditRun, raw | {"run": resolve(FederatedRun, raw["run"])})
+    _check(config)
+    return config
+
+
+def _run(raw: Raw, path: Path) -> Any:
+    """The mapping of the audited run."""
+    run, extra = raw.get("run"), raw.get("overrides", [])
+    if run is None:
+        raise UserError(f"config file {path} is no audit (it has no run); give run: FILE and attacks: [...]")
+    if not isinstance(extra, list) or not all(isinstance(word, str) for word in extra):
+        raise UserError(f"config file {path}: overrides: {extra!r}; give a list of key=value")
+    if isinstance(run, str):
+        file = path.parent / run
+        run = merge({"name": Path(run).stem}, read(file))
+    if not isinstance(run, dict):
+        raise UserError(f"config file {path}: run: {run!r}; give the path of a config, or a mapping as of fedsim run")
+    return override(run, extra)
+
+
+def _check(config: AuditRun) -> None:
+    """Refuse a run that cannot be audited."""
+    run = config.run
+    if run.audit.holdout <= 0:
+        raise UserError(
+            "run.audit.holdout=0: non-members are held out when the data are partitioned, or never; set it, such as 0.4"
+        )
+    if run.transcript == "none":
+        raise UserError("run.transcript=none: nothing released would be kept to attack; give uploads or all")
+    if run.engine.name != "local":
+        raise UserError(f"run.engine.name={run.engine.name}: an audit makes many small runs; valid: local")

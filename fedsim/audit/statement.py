@@ -1,0 +1,26 @@
+"""What a card says beside its numbers: what the audit could not have seen, and who said otherwise."""
+
+from __future__ import annotations
+
+from fedsim.audit.schema import AuditRun
+
+CITATIONS = (
+    "Membership advantage near zero on distilled data is claimed by Dong, Zhao, Lyu, Privacy for Free: How does "
+    "Dataset Condensation Help Privacy?, ICML 2022, arXiv 2206.00240.",
+    "It is contested by Carlini, Feldman, Nasr, No Free Lunch in 'Privacy for Free: How does Dataset Condensation Help "
+    "Privacy', arXiv 2209.14987: no statistically significant evidence over a naive baseline.",
+    "LiRA: Carlini et al., Membership Inference Attacks From First Principles, IEEE S&P 2022, arXiv 2112.03570.",
+    "RMIA: Zarifzadeh, Liu, Shokri, Low-Cost High-Power Membership Inference Attacks, ICML 2024, arXiv 2312.03262.",
+)
+
+
+def limits(config: AuditRun, candidates: int) -> list[str]:
+    """What this audit could not have seen, in words."""
+    found = [
+        "An attack that finds nothing shows what this attack finds, with this many runs; a better one may find more.",
+        f"All {config.rows} runs share one pool of {candidates} records: intervals are for further runs on this pool.",
+        "No number here is an upper bound, and none is an ε: that is the accountant's, or the one-run test's.",
+    ]
+    if config.run.algorithm.name != "one_shot" and config.run.rounds > 1:
+        found.append("Sets of later rounds depend on the server's weights, which other clients' uploads enter.")
+    return found
