@@ -23,7 +23,7 @@ Cost    statistics of J runs; for the findings `permutations` + J/2 passes over 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -54,6 +54,8 @@ class LiRA:
     """The attack; one score per statistic, and `combo`, their sum."""
 
     Config = Config
+    statistic: ClassVar[str] = "score.combo"
+    """Name of its main score."""
 
     def __init__(self, config: Config) -> None:
         self.config = config

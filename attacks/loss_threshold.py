@@ -23,7 +23,7 @@ Cost    K trainings of the target, and of every shadow under `threshold: shadows
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float64
@@ -59,6 +59,8 @@ class LossThreshold:
     """The attack; one score, `loss`."""
 
     Config = Config
+    statistic: ClassVar[str] = "score.loss"
+    """Name of its main score."""
 
     def __init__(self, config: Config) -> None:
         self.config = config

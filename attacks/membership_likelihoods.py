@@ -16,8 +16,8 @@ With few runs a record's own Δ and variance are mostly chance; they are drawn t
 records are alike. Gaussian toy, shift 1, AUC at best .760 (tests/attacks/test_membership_likelihoods.py): .743 from 6
 runs, .755 from 14, .760 from 62.
 
-Source  normal-inverse-gamma prior for few runs: Brännvall, arXiv 2603.11799 (abstract read); the values of the prior
-        are not taken from there. ν₀ and s_b²: Smyth, Statistical Applications in Genetics and Molecular Biology 3, 2004.
+Source  normal-inverse-gamma prior for few runs: Brännvall, arXiv 2603.11799 (abstract read); the values of the
+        prior are not from there. ν₀ and s_b²: Smyth, Stat. Appl. Genet. Mol. Biol. 3, 2004.
 Code    none read.
 Reduces κ → 0 and ν₀ → ∞: the normal likelihood ratio with one variance per world.
 Cost    one pass over J × N numbers, whatever the number of pairs that are left out in turn.

@@ -20,7 +20,7 @@ Cost    K trainings per run; passes of candidates and public records.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float64
@@ -78,6 +78,8 @@ class RMIA:
     """The attack; one score, `relative`."""
 
     Config = Config
+    statistic: ClassVar[str] = "score.relative"
+    """Name of its main score."""
 
     def __init__(self, config: Config) -> None:
         self.config = config

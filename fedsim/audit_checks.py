@@ -17,6 +17,7 @@ from fedsim.build import Parts
 from fedsim.plan import run_seconds
 from fedsim.runs import RunDirectory
 from fedsim.types import RunFailed, UserError
+from fedsim.workload import settled
 
 
 def plan(config: AuditRun) -> str:
@@ -25,7 +26,7 @@ def plan(config: AuditRun) -> str:
     pool, runs = parts.pool(config.client), planned(config)
     held = int(pool.members(0).sum())
     least = detectable_auc(held, len(pool.positions) - held)
-    seconds = run_seconds(Parts(next(iter(runs.values())))) * len(runs) / min(config.workers, len(runs))
+    seconds = run_seconds(settled(Parts(next(iter(runs.values()))))) * len(runs) / min(config.workers, len(runs))
     return "\n".join([
         f"{len(runs)} runs, {config.rows} of them in complementary pairs, {config.workers} at a time",
         f"client {config.client}: {held} members and {len(pool.positions) - held} non-members in every run",
@@ -81,8 +82,8 @@ def compare(first: Path, second: Path) -> str:
     rows = [("finding", str(first), str(second))]
     by_id = [{one["id"]: one for one in card["findings"]} for card in cards]
     for name in dict.fromkeys([*by_id[0], *by_id[1]]):
-        rows.append((name, *(_shown(found.get(name)) for found in by_id)))
-    rows.append(("verdict", *(card["verdict"] for card in cards)))
+        rows.append((name, _shown(by_id[0].get(name)), _shown(by_id[1].get(name))))
+    rows.append(("verdict", cards[0]["verdict"], cards[1]["verdict"]))
     widths = [max(len(row[at]) for row in rows) for at in range(3)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 

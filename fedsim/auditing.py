@@ -104,7 +104,9 @@ def _attack(
     label = name if client is None else f"control.disjoint.{name}"
     for row in targets.folders:
         terminal.bar(label, row, len(targets.folders))
-        streams = Streams(targets.config.seed, ("attack", label, row))
+        streams = Streams(
+            targets.config.seed, ("attack", name)
+        )  # the same for all rows: what one needs serves the others
         view = targets.view(row, attack.threat, store.cached, client)
         store.scores(label, f"row_{row:04d}", lambda view=view, streams=streams: attack.run(view, streams))
     terminal.bar(label, len(targets.folders), len(targets.folders))

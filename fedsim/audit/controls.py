@@ -73,12 +73,10 @@ def judge_published(scores: Scores, truth: Truth) -> Control:
     drawn = np.unique(scores["nearest"][scores["nearest"] >= 0])
     members, labels = truth["members"].astype(bool), truth["labels"]
     classes = np.unique(labels)
-    counts = [
-        [int((labels[drawn] == c).sum()) for c in classes],
-        [int((labels[members] == c).sum()) for c in classes],
-        [int((labels == c).sum()) for c in classes],
-    ]
-    found = drawn_members(int(members[drawn].sum()), *counts)
+    of_pool, of_members, of_drawn = (
+        [int((some == c).sum()) for c in classes] for some in (labels, labels[members], labels[drawn])
+    )
+    found = drawn_members(int(members[drawn].sum()), of_drawn, of_members, of_pool)
     return Control(
         "publish_subset", "members among the records nearest to real uploads, p < 0.001", found.p < CERTAIN,
         found.share, found.p, f"{int(members[drawn].sum())} of {len(drawn)} records, {found.expected:.1f} by chance",

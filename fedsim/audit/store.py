@@ -11,6 +11,7 @@ import io
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,7 +57,8 @@ class Store:
 def save_arrays(path: Path, arrays: Scores) -> Scores:
     """Write an npz file whole or not at all; returns what a reader will find in it."""
     content = io.BytesIO()
-    np.savez_compressed(content, **{name: np.asarray(one) for name, one in arrays.items()})
+    plain: dict[str, Any] = {name: np.asarray(one) for name, one in arrays.items()}
+    np.savez_compressed(content, **plain)
     write_atomic(path, content.getvalue())
     return load_arrays(path)
 

@@ -19,6 +19,7 @@ from fedsim.data.membership import Pool
 from fedsim.runs import RunDirectory, load_tensors
 from fedsim.schema import FederatedRun
 from fedsim.types import Params, UserError
+from fedsim.workload import settled
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Targets:
     @cached_property
     def parts(self) -> Parts:
         """The audited run; its split is the one before records change places."""
-        return Parts(self.config.run)
+        return settled(Parts(self.config.run))
 
     @cached_property
     def pool(self) -> Pool:
