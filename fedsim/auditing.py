@@ -93,7 +93,7 @@ def _card(config: AuditRun, folder: Path, facts: dict[str, Any], terminal: Termi
         utility={"accuracy": [one["accuracy"] for one in results]},
         limits=limits(config, len(targets.pool.positions)),
         citations=CITATIONS,
-        details={"arrays": store.fingerprints()},
+        details={"arrays": store.fingerprints(), "attacks": [chosen.name for chosen in config.attacks]},
     )
 
 

@@ -1,7 +1,7 @@
 """Controls of an audit: what must be found is found, what cannot be there is not.
 
     publish_subset   real images are uploaded: of the records nearest to them, members are hypergeometric if none leaks
-    overfit          a network trained for long on the client's records: its loss tells members
+    overfit          a network trained for long on the client's records under random labels: its loss tells members
     single           the method on one record of each class: the record is the nearest of its class to the upload
     disjoint         the attack on another client's first sets, which were made without the pool: its test finds nothing
     permuted         the attack's scores against membership drawn anew within classes: AUC ½
@@ -84,18 +84,22 @@ def judge_published(scores: Scores, truth: Truth) -> Control:
 
 
 def overfit(targets: Targets, row: int, epochs: int, streams: Streams) -> Scores:
-    """Confidence, in the true class, of a network trained for long on the pool's members of a row."""
+    """Confidence, in labels drawn at random, of a network trained for long on the pool's members with these labels.
+
+    A label that was drawn can be known in no other way than by having been trained on.
+    """
     parts = targets.parts
     pool = parts.images(targets.pool.positions)
-    network = parts.fresh()(streams.generator("init"))
-    train = TrainConfig(epochs=epochs, lr=0.05, weight_decay=0.0, batch_size=32)
-    members = pool.take(torch.from_numpy(np.flatnonzero(targets.pool.members(row))))
-    rng = streams.generator("train")
-    fit(network, members.to(parts.device), parts.normalise, train, rng, execution=parts.execution)
+    drawn = torch.randint(parts.dataset.num_classes, (len(pool),), generator=streams.generator("labels"))
+    network, rng = parts.fresh()(streams.generator("init")), streams.generator("train")
+    members = torch.from_numpy(np.flatnonzero(targets.pool.members(row)))
+    images = Images(pool.pixels[members], drawn[members]).to(parts.device)
+    train = TrainConfig(epochs=epochs, lr=0.05, weight_decay=0.0, batch_size=32, schedule="constant")
+    fit(network, images, parts.normalise, train, rng, execution=parts.execution)
     with torch.no_grad():
         logits = network(parts.normalise(pool.pixels.to(parts.device))).double().cpu()
-    own = logits.gather(1, pool.labels[:, None])[:, 0]
-    others = logits.scatter(1, pool.labels[:, None], -torch.inf).logsumexp(1)
+    own = logits.gather(1, drawn[:, None])[:, 0]
+    others = logits.scatter(1, drawn[:, None], -torch.inf).logsumexp(1)
     return {"score": (own - others).numpy()}
 
 
@@ -105,7 +109,7 @@ def judge_overfit(scores: Scores, truth: Truth) -> Control:
     found = delong(scores["score"][members], scores["score"][~members], NEGATIVE_LEVEL)
     return Control(
         "overfit", "AUC of the loss of an overfitted network, 99.9% interval above 0.5", found.low > 0.5, found, None,
-        "trained on the client's own records",
+        "trained on the client's own records, under labels drawn at random",
     )  # fmt: skip
 
 

@@ -40,14 +40,29 @@ def _environment() -> Environment:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {one.__name__: one for one in (short, count, count_bytes, interval, metric)}
+    environment.filters |= {one.__name__: one for one in (short, count, count_bytes, interval, metric, told, notes)}
     return environment
 
 
 def interval(finding: Finding) -> str:
     """[low, high] and its level."""
     found = finding.estimate
-    return "–" if found is None else f"{found.low:.3f} to {found.high:.3f} ({100 * found.level:g}%)"
+    level = "" if found is None or found.level == 0.95 else f" ({100 * found.level:g}%)"
+    return "–" if found is None else f"{found.low:.3f} to {found.high:.3f}{level}"
+
+
+def told(finding: Finding) -> str:
+    """lira.combo.client_sets.auc → lira, combo, client sets."""
+    return finding.id.removesuffix(f".{finding.metric}").replace(".", ", ").replace("_", " ")
+
+
+def notes(card: Card) -> list[tuple[str, str]]:
+    """Every distinct note, and which findings it is of."""
+    found: dict[str, list[str]] = {}
+    for one in card.findings:
+        if one.note:
+            found.setdefault(one.note, []).append(f"{told(one)}, {metric(one.metric)}")
+    return [(note, whose[0] if len(whose) == 1 else f"{len(whose)} findings") for note, whose in found.items()]
 
 
 def metric(name: str) -> str:

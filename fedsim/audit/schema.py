@@ -20,8 +20,8 @@ class ControlsConfig(Section):
 
     publish_subset: bool = True
     """Positive: real images uploaded in the place of synthetic ones are found to be members by the exact test."""
-    overfit: int = Field(default=200, ge=0)
-    """Positive: epochs of a network on the client's records; its losses tell members. 0: not run."""
+    overfit: int = Field(default=100, ge=0)
+    """Positive: epochs of a network on the client's records under random labels; its loss tells members. 0: not run."""
     single: bool = True
     """Positive: the method on one record per class; the record is identified from the upload."""
     disjoint: bool = True
