@@ -29,8 +29,11 @@ from fedsim.audit.statistics.inputs import check_probability
 from fedsim.types import UserError
 
 POWER = 0.8
-MOST = 10**7
-"""Largest size looked at."""
+MOST = 2**22
+"""Most records or pairs looked at."""
+
+MOST_TRIALS = 10**5
+"""Most trials looked at: every number up to twice as many is tried."""
 
 
 def detectable_auc(n_in: int, n_out: int, significance: float = 0.05, power: float = POWER) -> float | None:
@@ -105,18 +108,16 @@ def required_trials(share: float, chance: float, significance: float = 0.05, pow
     if not chance < share <= 1:
         raise UserError(f"share: got {share}; valid: above the chance level {chance}, at most 1")
     spread = float(ndtri(1 - significance)) * math.sqrt(chance * (1 - chance))
-    spread += max(0.0, float(ndtri(power))) * math.sqrt(share * (1 - share))
-    most = 2 * math.ceil((spread / (share - chance)) ** 2) + 200  # twice what the normal law says
-    most += 2 * math.ceil(math.log(significance) / math.log(chance))  # n successes of n must be significant
-    if most > MOST:
-        raise UserError(f"share: got {share} against {chance}; more than {MOST} trials may be needed")
-    trials = np.arange(1, most + 1)
-    counts = critical_counts(trials, chance, significance)
-    found = np.zeros(most)
-    possible = counts <= trials
-    found[possible] = betainc(counts[possible], (trials - counts + 1)[possible], share)
-    short = np.flatnonzero(found < power)
-    return int(short[-1]) + 2 if len(short) else 1
+    spread += float(ndtri(power)) * math.sqrt(share * (1 - share))
+    if spread > (share - chance) * math.sqrt(MOST_TRIALS):  # by the normal law
+        raise UserError(f"share: got {share} against {chance}; more than {MOST_TRIALS} trials are needed")
+    most = 256
+    while True:
+        trials = np.arange(1, most + 1)
+        short = np.flatnonzero(_tail(critical_counts(trials, chance, significance), trials, share) < power)
+        if len(short) == 0 or short[-1] < most // 2:  # enough in all of the upper half: the teeth only shrink
+            return int(short[-1]) + 2 if len(short) else 1
+        most *= 2
 
 
 def critical_counts(n: Int[np.ndarray, "sizes"], chance: float, significance: float) -> Int[np.ndarray, "sizes"]:
