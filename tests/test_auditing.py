@@ -18,7 +18,7 @@ QUICK = Path("configs/audit/quick.yaml")
 TINY = (
     "rows=10", "workers=1", "controls={overfit: 30, single: true}",
     "run.method={name: dm, ipc: 1, iterations: 2, init: noise, batch_real: 0, networks: {name: pool, size: 1}}",
-    "run.server={epochs: 2, lr: 0.01, batch_size: 64}", "run.model={name: mlp, hidden: [8]}",
+    "run.server={epochs: 2, lr: 0.01, batch_size: 64}", "run.model={name: mlp, depth: 1, width: 8}",
     "attacks=[{name: lira, statistics: [nn_pixels], permutations: 19}, {name: loss_threshold, networks: 1}]",
 )  # fmt: skip
 

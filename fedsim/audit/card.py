@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fedsim.audit.statistics.multiplicity import holm
-from fedsim.audit.types import Estimate, Finding, Release, Status, ThreatModel
+from fedsim.audit.types import Estimate, Finding, Knowledge, Release, Status, ThreatModel
 from fedsim.types import UserError
 
 SCHEMA = 1
@@ -138,8 +138,11 @@ def from_json(raw: dict[str, Any]) -> Card:
             Control(**(one | {"estimate": Estimate(**one["estimate"]) if one["estimate"] else None}))
             for one in raw["controls"]
         ]
-        threats = [ThreatModel(**(one | {key: frozenset(one[key]) for key in ("sees", "knows")}))
-                   for one in raw["threats"]]  # fmt: skip
+        threats = [
+            ThreatModel(**(one | {"sees": frozenset(map(Release, one["sees"]))}
+                           | {"knows": frozenset(map(Knowledge, one["knows"]))}))
+            for one in raw["threats"]
+        ]  # fmt: skip
         rest = {key: raw[key] for key in ("provenance", "release", "accounting", "utility", "limits", "citations")}
         rest |= {"contradicted": raw["contradicted"], "details": raw["details"]}
     except (KeyError, TypeError, ValueError) as error:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -160,6 +160,7 @@ class NotGranted(RuntimeError):  # noqa: N818 - says what was refused
     """An attack asked for what its threat model does not give it."""
 
 
+@runtime_checkable
 class Attack(Protocol):
     """One threat. `run` sees what the threat model grants; the truth is for `evaluate` alone."""
 
