@@ -97,6 +97,8 @@ CATALOG: dict[str, dict[str, str]] = {
         "loss_threshold": "attacks.loss_threshold:LossThreshold",
         "lira": "attacks.lira:LiRA",
         "rmia": "attacks.rmia:RMIA",
+        "nearest_neighbour": "attacks.nearest_neighbour:NearestNeighbour",
+        "extraction": "attacks.extraction:Extraction",
     },
 }
 
