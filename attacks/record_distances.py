@@ -65,10 +65,9 @@ def neighbours(synthetic: Images, candidates: Images, distance: Distance) -> Nei
         images, records = np.flatnonzero(classes == label), np.flatnonzero(labels == label)
         if not len(records):
             continue
-        pieces = (
-            part.pixels.cpu()[torch.from_numpy(rows)] for part, rows in ((synthetic, images), (candidates, records))
-        )
-        away = between(*pieces, distance).numpy().astype(np.float32)
+        left = synthetic.pixels.cpu()[torch.from_numpy(images)]
+        right = candidates.pixels.cpu()[torch.from_numpy(records)]
+        away = between(left, right, distance).numpy().astype(np.float32)
         places = np.argsort(away, axis=1, kind="stable")
         order[images, : len(records)] = records[places]
         sorted_[images, : len(records)] = np.take_along_axis(away, places, axis=1)
