@@ -26,7 +26,9 @@ def predictive(
     return float(student.logpdf(x, 2 * shape, mean, math.sqrt(scale * (kappa + 1) / (shape * kappa))))
 
 
-def priors(values: np.ndarray, members: np.ndarray, degrees: float) -> tuple[list[float], list[float], float, float, float]:
+def priors(
+    values: np.ndarray, members: np.ndarray, degrees: float
+) -> tuple[list[float], list[float], float, float, float]:
     """(m_in and m_out of every record, κ, s²_in, s²_out) of complete values."""
     inside = [
         [v for v, m in zip(column, row, strict=True) if m] for column, row in zip(values.T, members.T, strict=True)
