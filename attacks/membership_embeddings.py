@@ -148,7 +148,7 @@ class Embeddings:
         `compared` is less the mean over these runs. Every pair must be among them whole.
         """
         labels, kernel = self.candidates.labels.cpu().numpy(), self._kernel
-        names = ("class", "members", "d_eff", "auc", "predicted", "compared_auc", "compared_predicted")
+        names = ("class", "members", "d_eff", "d_prime", "auc", "predicted", "compared_auc", "compared_predicted")
         found: dict[str, list[float]] = {name: [] for name in names}
         for label in np.unique(labels):
             rows = np.flatnonzero(labels == label)
@@ -156,7 +156,7 @@ class Embeddings:
             size, width = float(inside.sum(1).mean()), effective_directions(block)
             alone, compared = areas_of_means(block, inside)
             predicted = predicted_auc(width, size), predicted_auc(width, size / 2)
-            row = (float(label), size, width, alone, predicted[0], compared, predicted[1])
+            row = (float(label), size, width, (width / size) ** 0.5, alone, predicted[0], compared, predicted[1])
             for values, value in zip(found.values(), row, strict=True):
                 values.append(value)
         return {f"exact_mean.{name}": np.array(values) for name, values in found.items()}

@@ -40,7 +40,7 @@ def test_a_shadow_is_scored_without_itself_and_its_complement():
 
 
 def test_members_known_by_heart_are_told_and_the_truth_is_not_used(tmp_path):
-    train = QUICK.model_copy(update={"epochs": 20, "lr": 0.3})
+    train = QUICK.model_copy(update={"epochs": 10, "lr": 0.5})
     audit, attack = Audit(tmp_path, publish(10), pairs=5, train=train), RMIA(Config(networks=1))
     scores = audit.run(attack)
     findings = {one.metric: one for one in attack.evaluate(scores, audit.truths())}
