@@ -97,6 +97,9 @@ CATALOG: dict[str, dict[str, str]] = {
         "loss_threshold": "attacks.loss_threshold:LossThreshold",
         "lira": "attacks.lira:LiRA",
         "rmia": "attacks.rmia:RMIA",
+        "dlg": "attacks.dlg:DLG",
+        "idlg": "attacks.idlg:IDLG",
+        "inverting_gradients": "attacks.inverting_gradients:InvertingGradients",
     },
 }
 
