@@ -19,6 +19,7 @@ from fedsim.admission import check
 from fedsim.audit import controls as known
 from fedsim.audit.card import Card, Control, judged, to_json
 from fedsim.audit.page import write_card
+from fedsim.audit.panels import keep_panels
 from fedsim.audit.plans import Plans
 from fedsim.audit.schema import AuditRun, load_audit
 from fedsim.audit.statement import CITATIONS, limits
@@ -81,6 +82,7 @@ def _card(config: AuditRun, folder: Path, facts: dict[str, Any], terminal: Termi
         store.truth("gradients", targets.cases(0).truth)
     for attack, chosen in zip(attacks, config.attacks, strict=True):
         _attack(attack, chosen.name, targets, store, terminal)
+    keep_panels(config, targets, store)
     outcomes = _controls(config, targets, plans, store, terminal)
     findings = judged(evaluated(config, store), outcomes)
     results = [RunDirectory(targets.folders[row]).read_json("result") for row in range(config.rows)]

@@ -100,6 +100,8 @@ CATALOG: dict[str, dict[str, str]] = {
         "dlg": "attacks.dlg:DLG",
         "idlg": "attacks.idlg:IDLG",
         "inverting_gradients": "attacks.inverting_gradients:InvertingGradients",
+        "nearest_neighbour": "attacks.nearest_neighbour:NearestNeighbour",
+        "extraction": "attacks.extraction:Extraction",
     },
 }
 

@@ -12,6 +12,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fedsim.audit.card import Card
+from fedsim.audit.panels import panels
 from fedsim.audit.statistics.roc import roc_points
 from fedsim.audit.store import Store
 from fedsim.audit.types import Finding
@@ -31,7 +32,7 @@ def write_card(folder: Path, card: Card) -> None:
 def render(card: Card, store: Store) -> str:
     """The page as text; the same card and scores give the same text."""
     template = _environment().get_template("card.html.j2")
-    return template.render(card=card, curves=roc_charts(card, store))
+    return template.render(card=card, curves=roc_charts(card, store), panels=panels(store))
 
 
 @cache
