@@ -160,7 +160,10 @@ def verdict(evidence: Evidence) -> tuple[Status, str]:
     if evidence.contradicted:
         return Status.LEAK, f"{claim} is contradicted: mechanism or accountant is wrong; {bound}"
     if evidence.epsilon_detectable is None:
-        return Status.INCONCLUSIVE, f"{claim} cannot be contradicted with so few canaries; {bound}"
+        return Status.INCONCLUSIVE, (
+            f"{claim} cannot be contradicted: with every guess right the largest claim that can be is "
+            f"{evidence.epsilon_refutable:.2f}; guess a larger share of the canaries; {bound}"
+        )
     if not evidence.seen:
         return Status.INCONCLUSIVE, (f"the canaries were badly seen: under half of {evidence.toy_lower:.2f}, the mean "
                                      f"bound where nothing stands in the way; {bound}")  # fmt: skip

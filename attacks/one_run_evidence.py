@@ -6,6 +6,9 @@
     toy           ε_LB of the same guesses where each canary is seen through its own noise, μ as claimed (one_run_power)
     detectable    smallest ε of a toy that contradicts the claim in four of five audits
 
+What can be contradicted at all: with every guess right the part of δ in p(ε) is about δ (1 + e^ε)/(2 share), whatever
+m. At .001 and δ = 1e-5 no claim above 2.5 can be with a share of .1, 3.4 with .25, 4.2 with .5 (`epsilon_refutable`).
+
 The gate: an ε_LB under half of the toy's mean says that the canaries were badly seen, not that little leaks.
 
 Source  Steinke, Nasr, Jagielski, NeurIPS 2023, arXiv 2305.08846, Algorithm 1. The gate is a choice
@@ -69,8 +72,12 @@ class Evidence:
     """ε_LB at 5 % with every guess right."""
     epsilon_max_all: float
     """With a guess on every canary, and all right: what no way of guessing goes beyond."""
+    epsilon_refutable: float
+    """The largest claim that the registered test contradicts if every guess is right."""
     toy_lower: float
     """Mean ε_LB of the toy."""
+    toy_below_gate: float
+    """Share of the toy's audits that the gate would call badly seen."""
     epsilon_detectable: float | None
     """None: no mechanism is ever found to contradict the claim with so many canaries."""
     share_detectable: float | None
@@ -108,13 +115,20 @@ def weigh(
     toy = audit_toy(
         m, 1 / mu_of(claim.epsilon, claim.delta), k, claim.delta, numpy_stream(0, "one run", "toy"), runs=RUNS
     )
-    mu = gaussian_bound(guesses)
-    found = detectable(claim, m, k, significance)
+    mu, all_right = gaussian_bound(guesses), Guesses(m, 2 * k, 2 * k)
+    epsilon, share_right = detectable(claim, m, k, significance) or (None, None)
     return Evidence(
-        claim, guesses, significance, p_value(guesses, claim.epsilon, claim.delta), lower_bound(guesses, claim.delta),
-        epsilon_of(mu, claim.delta) if mu > 0 else 0.0, lower_bound(Guesses(m, 2 * k, 2 * k), claim.delta),
-        largest_bound(m, claim.delta), toy.mean,
-        *(found or (None, None)),
+        claim=claim, guesses=guesses, significance=significance,
+        p=p_value(guesses, claim.epsilon, claim.delta),
+        epsilon_lower=lower_bound(guesses, claim.delta),
+        epsilon_lower_gaussian=epsilon_of(mu, claim.delta) if mu > 0 else 0.0,
+        epsilon_max=lower_bound(all_right, claim.delta),
+        epsilon_max_all=largest_bound(m, claim.delta),
+        epsilon_refutable=lower_bound(all_right, claim.delta, significance),
+        toy_lower=toy.mean,
+        toy_below_gate=float((toy.bounds < GATE * toy.mean).mean()),
+        epsilon_detectable=epsilon,
+        share_detectable=share_right,
     )  # fmt: skip
 
 

@@ -58,11 +58,13 @@ class Setting:
     networks: int
     width: int
     seed: int
+    guesses: float
+    """Share of the canaries that is guessed in, and as many out."""
 
     @property
     def name(self) -> str:
         """Of its file."""
-        return f"{self.kind}_eps{self.epsilon:g}_{self.partition}_s{self.seed}"
+        return f"{self.kind}_eps{self.epsilon:g}_{self.partition}_guess{self.guesses:g}_s{self.seed}"
 
 
 def held(setting: Setting, data: Dataset) -> list[Images]:
@@ -117,7 +119,7 @@ def run(setting: Setting, data: Dataset) -> dict[str, Any]:
     scores = {"score": np.concatenate([one["scores"] for one in found]), "delta": np.array(DELTA),
               "epsilon": np.array(max(one["epsilon"] for one in found))}  # fmt: skip
     included = np.concatenate([one["included"] for one in found])
-    attack = OneRunCanaries(Config(kind=setting.kind, canaries=setting.canaries))
+    attack = OneRunCanaries(Config(kind=setting.kind, canaries=setting.canaries, guesses=setting.guesses))
     tested, described = attack.evaluate([scores], [{"included": included}])
     assert described.estimate is not None
     return {
@@ -141,6 +143,7 @@ def main() -> None:
     parser.add_argument("--networks", type=int, default=5)
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--guesses", type=float, default=0.1, help="share of the canaries guessed in, and as many out")
     options = parser.parse_args()
     torch.set_num_threads(1)
     data = MNIST(TorchvisionConfig(name="mnist")).load()
@@ -149,7 +152,7 @@ def main() -> None:
         for epsilon in options.epsilons:
             setting = Setting(
                 kind, epsilon, options.partition, options.clients, options.canaries, options.records, options.networks,
-                options.width, options.seed,
+                options.width, options.seed, options.guesses,
             )  # fmt: skip
             found = run(setting, data)
             facts = manifest(Config(kind=kind, canaries=options.canaries), "cpu", [])

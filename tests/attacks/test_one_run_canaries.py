@@ -10,7 +10,8 @@ import torch
 
 from attacks.canary_records import Look, crafted
 from attacks.one_run_canaries import Config, OneRunCanaries, decoded, gram, largest_cosine
-from fedsim.audit.statistics.one_run import contradicts, lower_bound
+from attacks.one_run_evidence import Claim, critical
+from fedsim.audit.statistics.one_run import Guesses, contradicts, lower_bound
 from fedsim.audit.statistics.one_run_power import audit_toy
 from fedsim.audit.types import Release, Status
 from fedsim.privacy.accountant import noise_for
@@ -121,11 +122,11 @@ def test_a_kept_sum_that_is_noised_afresh_is_contradicted():
         vectors, labels = data
         total = torch.zeros((CLASSES, WIDTH + 1), dtype=torch.int64)
         total.index_add_(0, labels, contributions(vectors, centre, mechanism))
-        noises = [SeededNoise(streams.generator("noise", j)) for j in range(50)]  # T5: paid for once
+        noises = [SeededNoise(streams.generator("noise", j)) for j in range(30)]  # T5: paid for once
         return [noised(total, mechanism, noise).values for noise in noises]
 
     assert contradicted(audited(again, claimed(1.0), CANARIES, Streams(0)))
-    paid = audited(honest(50), claimed(1.0, 50), CANARIES, Streams(0))
+    paid = audited(honest(30), claimed(1.0, 30), CANARIES, Streams(0))
     assert not contradicts(paid.guesses, 1.0, DELTA)
 
 
@@ -183,6 +184,21 @@ def test_a_claim_beyond_what_so_many_canaries_can_show_is_inconclusive():
     assert tested.status is Status.INCONCLUSIVE
     assert "cannot be contradicted" in tested.note
     assert tested.minimum_detectable is None
+
+
+@pytest.mark.parametrize("canaries", [500, 2000])
+@pytest.mark.parametrize(("share", "largest"), [(0.1, 2.5), (0.25, 3.4), (0.5, 4.1)])
+def test_what_can_be_contradicted_hangs_on_the_share_of_guesses_not_on_the_number_of_canaries(canaries, share, largest):
+    made = round(2 * share * canaries)
+    assert lower_bound(Guesses(canaries, made, made), 1e-5, 0.001) == pytest.approx(largest, abs=0.12)
+
+
+@pytest.mark.parametrize("epsilon", [1.0, 2.0])
+def test_the_fewest_right_guesses_that_contradict_are_found(epsilon):
+    least = critical(Claim(epsilon, 1e-6), 400, 80, 0.001)
+    assert least is not None
+    assert contradicts(Guesses(400, 80, least), epsilon, 1e-6)
+    assert not contradicts(Guesses(400, 80, least - 1), epsilon, 1e-6)
 
 
 @pytest.mark.parametrize(("epsilon", "delta"), [(0.0, 1e-5), (1.0, 0.0), (float("nan"), 1e-5)])
