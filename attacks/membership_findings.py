@@ -175,8 +175,9 @@ def _interval(
     assert not isinstance(found, TooFew)  # at least five pairs
     if plain:
         return found
-    low, high = max(bounds[0], found.low), min(bounds[1], found.high)
-    return replace(found, low=low, high=high, method="t over pairs, jackknife")
+    value = float(values.mean())
+    low, high = max(bounds[0], min(found.low, value)), min(bounds[1], max(found.high, value))
+    return replace(found, value=value, low=low, high=high, method="t over pairs, jackknife")
 
 
 def _blank(

@@ -16,8 +16,8 @@ With few runs a record's own Δ and variance are mostly chance; they are drawn t
 records are alike. Gaussian toy, shift 1, AUC at best .760 (tests/attacks/test_membership_likelihoods.py): .743 from 6
 runs, .755 from 14, .760 from 62.
 
-Source  normal-inverse-gamma prior for few runs: Brännvall, arXiv 2603.11799 (abstract read); the values of the
-        prior are not from there. ν₀ and s_b²: Smyth, Stat. Appl. Genet. Mol. Biol. 3, 2004.
+Source  normal-inverse-gamma prior for few runs: Brännvall, arXiv 2603.11799 (abstract read); the values of the prior
+        are not taken from there. ν₀ and s_b²: Smyth, Stat. Appl. Genetics and Molecular Biology 3, 2004.
 Code    none read.
 Reduces κ → 0 and ν₀ → ∞: the normal likelihood ratio with one variance per world.
 Cost    one pass over J × N numbers, whatever the number of pairs that are left out in turn.
@@ -25,6 +25,7 @@ Cost    one pass over J × N numbers, whatever the number of pairs that are left
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -118,8 +119,11 @@ def pooled(one: World) -> Float64[np.ndarray, "pairs 1"]:
 def variances(
     one: World, degrees: float | None, least: float
 ) -> tuple[Float64[np.ndarray, "pairs 1"], Float64[np.ndarray, "pairs 1"]]:
-    """(ν₀, s_b²) of a world, from the records that have two runs and differ in them; (`MOST`, `least`) without any."""
-    several = (one.n > 1) & (one.squares > 0)
+    """(ν₀, s_b²) of a world, from the records that differ in their runs by more than rounding.
+
+    (`MOST`, `least`) where there is none.
+    """
+    several = (one.n > 1) & (one.squares > least)
     freedom, many = np.maximum(one.n - 1, 1), several.sum(1, keepdims=True)
     halves = np.arange(1, freedom.max() + 1) / 2
     logs = np.log(np.where(several, one.squares, 1.0) / freedom) - (digamma(halves) - np.log(halves))[freedom - 1]
@@ -137,9 +141,14 @@ def variances(
 
 def inverse_trigamma(values: Float64[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
     """x with ψ′(x) = value, to three digits, within `LEAST`/2 and `MOST`/2."""
+    return np.exp(np.interp(np.log(np.maximum(values, np.finfo(float).tiny)), *_trigamma_table()))
+
+
+@cache
+def _trigamma_table() -> tuple[Float64[np.ndarray, "1000"], Float64[np.ndarray, "1000"]]:
+    """log ψ′(x), rising, and log x: made once, it is read at every draw of the rows."""
     grid = np.geomspace(MOST, LEAST, 1000) / 2
-    found = np.interp(np.log(np.maximum(values, np.finfo(float).tiny)), np.log(polygamma(1, grid)), np.log(grid))
-    return np.exp(found)
+    return np.log(polygamma(1, grid)), np.log(grid)
 
 
 def likelihood_ratios(

@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int
-from scipy.stats import rankdata
 
 from fedsim.audit.statistics.permutation import permuted_members
 
@@ -27,8 +26,12 @@ Rescore = Callable[[Int[np.ndarray, "rows"], Bool[np.ndarray, "rows n"]], Mappin
 
 def areas(scores: Float64[np.ndarray, "rows n"], members: Bool[np.ndarray, "rows n"]) -> Float64[np.ndarray, "rows"]:
     """AUC of every row, ties ½, by the sum of ranks."""
-    ranks, number = rankdata(scores, axis=1), members.sum(1)
-    return ((ranks * members).sum(1) - number * (number + 1) / 2) / (number * (scores.shape[1] - number))
+    found = np.empty(len(scores))
+    for row, (line, own, inside) in enumerate(zip(np.sort(scores, axis=1), scores, members, strict=True)):
+        mine, size = own[inside], int(inside.sum())
+        ranks = (np.searchsorted(line, mine, "left") + np.searchsorted(line, mine, "right") + 1) / 2
+        found[row] = (ranks.sum() - size * (size + 1) / 2) / (size * (len(own) - size))
+    return found
 
 
 def drawn_rows(

@@ -25,7 +25,7 @@ from fedsim.audit.schema import AuditRun, load_audit
 from fedsim.audit.statement import CITATIONS, limits
 from fedsim.audit.store import Store
 from fedsim.audit.targets import Targets, alone
-from fedsim.audit.types import Attack, Finding, Scores, Truth
+from fedsim.audit.types import Attack, Finding, Release, Scores, Truth
 from fedsim.audit_runs import make
 from fedsim.build import Parts
 from fedsim.console import Terminal
@@ -78,6 +78,8 @@ def _card(config: AuditRun, folder: Path, facts: dict[str, Any], terminal: Termi
     attacks: list[Attack] = [catalog.resolve("attack", chosen.name)(chosen) for chosen in config.attacks]
     for row in range(config.rows):
         store.truth(f"row_{row:04d}", lambda row=row: targets.truth(row))
+    if any(Release.GRADIENT in attack.threat.sees for attack in attacks):
+        store.truth("gradients", targets.cases(0).truth)
     for attack, chosen in zip(attacks, config.attacks, strict=True):
         _attack(attack, chosen.name, targets, store, terminal)
     keep_panels(config, targets, store)
@@ -104,14 +106,16 @@ def _attack(
 ) -> None:
     """One attack on every target; what is stored is not computed again."""
     label = name if client is None else f"control.disjoint.{name}"
-    for row in targets.folders:
-        terminal.bar(label, row, len(targets.folders))
+    rows = [*targets.folders][:1] if Release.GRADIENT in attack.threat.sees else [*targets.folders]
+    for number, row in enumerate(rows):
+        terminal.bar(label, number, len(rows))
         streams = Streams(
             targets.config.seed, ("attack", name)
         )  # the same for all rows: what one needs serves the others
         view = targets.view(row, attack.threat, store.cached, client)
-        store.scores(label, f"row_{row:04d}", lambda view=view, streams=streams: attack.run(view, streams))
-    terminal.bar(label, len(targets.folders), len(targets.folders))
+        name_of = "gradients" if Release.GRADIENT in attack.threat.sees else f"row_{row:04d}"
+        store.scores(label, name_of, lambda view=view, streams=streams: attack.run(view, streams))
+    terminal.bar(label, len(rows), len(rows))
 
 
 def evaluated(config: AuditRun, store: Store) -> list[Finding]:

@@ -9,6 +9,7 @@ from typing import Any, get_args
 from pydantic_core import PydanticUndefined
 
 from fedsim import catalog
+from fedsim.audit.schema import AuditRun, ControlsConfig, GradientsConfig
 from fedsim.config import Section
 from fedsim.schema import Distillation, FederatedRun
 from fedsim.types import UserError
@@ -17,14 +18,14 @@ from fedsim.types import UserError
 def describe(name: str) -> str:
     """Docstring of the part's module and one line per setting: name = default, and what it means.
 
+    `audit` is both what a run reserves and the file of `fedsim audit run`.
     `name` is one of the catalog, a method of the user's own (`pkg.module:Class`), a section or a key of a config file
     such as `server`, `curve` or `run` itself.
     """
     sections = _sections()
     if name in sections:
-        return "\n".join(
-            [f"section {name}", "", (sections[name].__doc__ or "").strip(), "", *_settings(sections[name])]
-        )
+        lines = [f"section {name}", "", (sections[name].__doc__ or "").strip(), "", *_settings(sections[name])]
+        return "\n".join([*lines, *(_audit_file() if name == "audit" else [])])
     plain = [key for schema in (FederatedRun, Distillation) for key in schema.model_fields if key == name]
     if plain:
         lines = [line for schema in (FederatedRun, Distillation) for line in _setting(schema, name)]
@@ -57,6 +58,14 @@ def _sections() -> dict[str, type[Section]]:
                 if isinstance(kind, type) and issubclass(kind, Section) and kind is not Section:
                     found[key] = kind
     return found
+
+
+def _audit_file() -> list[str]:
+    """The file of `fedsim audit run`, which has the name of the section, and its own sections."""
+    lines = ["", "file of fedsim audit run", "", *_settings(AuditRun)]
+    for key, schema in {"controls": ControlsConfig, "gradients": GradientsConfig}.items():
+        lines += ["", f"{key} of that file: {(schema.__doc__ or '').strip()}", *_settings(schema)[1:]]
+    return lines
 
 
 def _settings(schema: type[Section]) -> list[str]:

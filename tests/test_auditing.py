@@ -19,7 +19,9 @@ TINY = (
     "rows=10", "workers=1", "controls={overfit: 30, single: true}",
     "run.method={name: dm, ipc: 1, iterations: 2, init: noise, batch_real: 0, networks: {name: pool, size: 1}}",
     "run.server={epochs: 2, lr: 0.01, batch_size: 64}", "run.model={name: mlp, depth: 1, width: 8}",
-    "attacks=[{name: lira, statistics: [nn_pixels], permutations: 19}, {name: loss_threshold, networks: 1}]",
+    "attacks=[{name: lira, statistics: [nn_pixels], permutations: 19}, {name: loss_threshold, networks: 1}, "
+    "{name: idlg, iterations: 20}]",
+    "gradients={cases: 3}",
 )  # fmt: skip
 
 
@@ -41,20 +43,27 @@ def test_a_card_holds_findings_controls_and_where_they_come_from(done: tuple[Pat
     card = card_of(folder)
     assert code == card["exit_code"]
     assert {one["name"] for one in card["controls"]} == {"publish_subset", "overfit", "single", "disjoint", "permuted"}
-    assert {one["attack"] for one in card["findings"]} == {"lira", "loss_threshold"}
-    assert sum(one["confirmatory"] for one in card["findings"]) == 2
+    assert {one["attack"] for one in card["findings"]} == {"lira", "loss_threshold", "idlg"}
+    assert sum(one["confirmatory"] for one in card["findings"]) == 3
     assert card["release"]["runs"] == 10
-    assert len(card["details"]["arrays"]) == 10 + 3 * 10 + 3  # truths; two attacks and disjoint; three controls
+    assert len(card["details"]["arrays"]) == 10 + 3 * 10 + 3 + 2  # truths; two attacks, disjoint; controls; gradients
     page = (folder / "card.html").read_text()
     assert card["verdict"].partition(":")[0] in page
     assert "<script" not in page
-    assert "http" not in page
+    assert "://" not in page
 
 
 def test_published_records_are_found_by_the_exact_test(done: tuple[Path, int]) -> None:
     found = next(one for one in card_of(done[0])["controls"] if one["name"] == "publish_subset")
     assert found["passed"]
     assert found["p"] < 1e-3
+
+
+def test_labels_of_single_gradients_are_read_off(done: tuple[Path, int]) -> None:
+    found = {one["metric"]: one for one in card_of(done[0])["findings"] if one["attack"] == "idlg"}
+    assert found["label_accuracy"]["estimate"]["value"] == 1.0
+    assert found["label_accuracy"]["estimate"]["n"] == 3
+    assert found["identification"]["null"] == pytest.approx(1 / found["identification"]["details"]["among"])
 
 
 def test_a_finished_audit_is_not_made_again(done: tuple[Path, int]) -> None:
@@ -148,7 +157,7 @@ def test_a_client_that_is_not_there_is_refused_before_any_run(tmp_path: Path) ->
 
 def test_only_attacks_of_the_file_can_be_chosen() -> None:
     assert [one.name for one in only(tiny(), ["loss_threshold"]).attacks] == ["loss_threshold"]
-    with pytest.raises(UserError, match="valid: lira, loss_threshold"):
+    with pytest.raises(UserError, match="valid: lira, loss_threshold, idlg"):
         only(tiny(), ["dlg"])
 
 

@@ -63,3 +63,11 @@ def test_a_key_that_is_no_section_is_described() -> None:
 def test_a_method_of_the_users_own_is_described() -> None:
     place = "fedsim.distill.distribution.dm:DistributionMatching"
     assert describe(place).splitlines()[0] == f"method {place}   ({place})"
+
+
+def test_audit_is_a_section_and_a_file() -> None:
+    found = describe("audit")
+    assert "  holdout = 0.0" in found
+    assert "  rows = 16" in found
+    assert "  publish_subset = true" in found
+    assert describe("lira").startswith("attack lira")

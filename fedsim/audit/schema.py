@@ -30,6 +30,15 @@ class ControlsConfig(Section):
     """Negative: the attack's scores against membership drawn anew."""
 
 
+class GradientsConfig(Section):
+    """Gradients of the client's records, as FedSGD would have sent them, for the attacks that see such."""
+
+    cases: int = Field(default=10, ge=1)
+    """Gradients attacked."""
+    records: int = Field(default=1, ge=1)
+    """Records of each."""
+
+
 class AuditRun(Section):
     """`fedsim audit run`."""
 
@@ -45,6 +54,8 @@ class AuditRun(Section):
     """Runs of the membership audit, in complementary pairs; each is a target once and a shadow of the others."""
     attacks: tuple[Choice("attack"), ...] = Field(strict=False, min_length=1)  # pyright: ignore[reportInvalidTypeForm]
     """What is tried."""
+    gradients: GradientsConfig = GradientsConfig()
+    """What attacks on gradients are given."""
     controls: ControlsConfig = ControlsConfig()
     """What has to come out as known."""
     workers: int = Field(default=2, ge=1)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedsim.audit.gradients import GradientCases
 from fedsim.audit.schema import AuditRun
 from fedsim.audit.types import Knowledge, ThreatModel, Truth
 from fedsim.audit.view import AdversaryView, Public, Released, Shadow, Source
@@ -65,7 +66,13 @@ class Targets:
         broadcasts = (lambda: received(folder, self.config.client)) if self.config.run.transcript == "all" else None
         who = self.config.client if client is None else client
         until = None if client is None else 1
-        return Source(folder, who, lambda: server_weights(folder), broadcasts, until)
+        release = (lambda: self.cases(row).release()) if client is None else None
+        return Source(folder, who, lambda: server_weights(folder), broadcasts, release, until)
+
+    def cases(self, row: int) -> GradientCases:
+        """Batches of the audited client's records in a row's run."""
+        asked, run = self.config.gradients, self.config.row(row)
+        return GradientCases(settled(Parts(run)), self.config.client, asked.cases, asked.records, self.config.seed)
 
     def truth(self, row: int) -> Truth:
         """Who of the pool was a member, and the classes."""

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 
+from fedsim.audit.gradients import GradientRelease
 from fedsim.audit.types import Knowledge, NotGranted, Release, ThreatModel
 from fedsim.data.images import Images
 from fedsim.data.synthetic import SyntheticSet
@@ -40,6 +41,8 @@ class Source:
     """Reads the server's weights after the last round."""
     broadcasts: Callable[[], list[Params]] | None = None
     """Reads the weights that the client was sent, round by round; None: not kept."""
+    gradients: Callable[[], GradientRelease] | None = None
+    """Makes what FedSGD would have sent; None: not asked for."""
     until: int | None = None
     """Last round of which sets are shown; None: all."""
 
@@ -86,6 +89,13 @@ class Released:
         if self._source.broadcasts is None:
             raise UserError("broadcasts were not kept; run with transcript=all")
         return self._source.broadcasts()
+
+    def gradients(self) -> GradientRelease:
+        """The gradients that the audited client would have sent under FedSGD."""
+        self._needs(Release.GRADIENT)
+        if self._source.gradients is None:
+            raise UserError("no gradients were made for this target; they belong to the audited client's first row")
+        return self._source.gradients()
 
     def _needs(self, *one_of: Release) -> None:
         if not self._threat.sees.intersection(one_of):

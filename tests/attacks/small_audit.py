@@ -26,7 +26,7 @@ from tests.reference.membership import complementary
 SIDE = 8
 CLASSES = 2
 SHAPE = (1, SIDE, SIDE)
-QUICK = TrainConfig(epochs=8, lr=0.05, batch_size=32, weight_decay=0.0)
+QUICK = TrainConfig(epochs=2, lr=0.05, batch_size=32, weight_decay=0.0)
 
 
 class Plain(Network):
@@ -80,7 +80,7 @@ class Audit:
     pairs: int = 4
     candidates: Images = field(default_factory=lambda: noise_images(40, 0))
     auxiliary: Images = field(default_factory=lambda: noise_images(60, 1))
-    fresh: Callable[[torch.Generator], Network] = mlp
+    fresh: Callable[[torch.Generator], Network] = plain
     train: TrainConfig | None = QUICK
     cache: dict[str, np.ndarray] = field(default_factory=dict)
     computed: list[str] = field(default_factory=list)
