@@ -127,7 +127,7 @@ FILES: dict[str, tuple[bytes, list[str]]] = {
     "syntax": (b"a: [1\nb: 2\n", ["bad.yaml", "not valid YAML", "line 2"]),
     "binary": (bytes(range(256)), ["bad.yaml", "not UTF-8", "give a YAML file"]),
     "nul_byte": (b"a\0b", ["bad.yaml", "not valid YAML", "x0000"]),
-    "duplicate_key": (TINY.encode() + b"seed: 1\nseed: 2\n", ["bad.yaml", "'seed' is given twice", "line 12"]),
+    "duplicate_key": (TINY.encode() + b"seed: 1\nseed: 2\n", ["bad.yaml", "'seed' is given twice", "line 13"]),
     "nested_too_deeply": (b"a: " + b"[" * 3000 + b"]" * 3000, ["bad.yaml", "recursion"]),
     "contains_itself": (b"a: &x {b: *x}", ["bad.yaml", "recursive"]),
     "extends_in_a_cycle": (b"extends: cycle.yaml", ["bad.yaml → cycle.yaml → bad.yaml", "remove"]),

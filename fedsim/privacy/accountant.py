@@ -27,6 +27,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -136,6 +137,7 @@ def guarantee(releases: Sequence[Releases], delta: float, adjacency: Adjacency =
         return Guarantee(simple, delta, adjacency, "rdp", note)
 
 
+@cache  # a run asks in several places, and the search takes seconds
 def noise_for(
     epsilon: float, delta: float, number: int = 1, rate: float = 1.0, adjacency: Adjacency = "add_remove"
 ) -> float:

@@ -22,7 +22,7 @@ from fedsim.privacy.owner import PrivateImages
 from fedsim.seeding import stream
 from fedsim.types import UserError
 from tests.reference import dm as loops
-from tests.reference.mechanism import CENTRE, CLASSES, WIDTH, Records, farthest_neighbours
+from tests.reference.mechanism import CENTRE, CLASSES, WIDTH, Records, farthest_neighbours, neighbours
 from tests.reference.private_dm import LEAST, config, loss, task, terms
 
 SUBSPACE = {"subspace": "random", "dimension": 3}
@@ -76,7 +76,7 @@ def by_projection(records: Records, mechanism: Mechanism, noise: SeededNoise) ->
 
 
 def test_neighbours_in_a_subspace_are_no_farther_apart_than_stated():
-    added, replaced = farthest_neighbours(by_projection, 500)
+    added, replaced = farthest_neighbours(by_projection, 150)
     assert 0.99 < added <= 1.0
     assert 0.5 < replaced <= 1.0
 
@@ -90,7 +90,7 @@ def test_projecting_after_clipping_with_columns_that_are_not_orthonormal_is_noti
         values = torch.cat([whole.values[:, :-1] @ stretched, whole.values[:, -1:]], 1)
         return NoisySum(values, whole.kappa, whole.rate, whole.simulated)
 
-    assert farthest_neighbours(late, 300)[0] > 1.0
+    assert any(added > 1.0 for added, _ in neighbours(late, 300))
 
 
 def questions(tmp_path: Any, name: str, previous: Images | None = None, **privacy: Any) -> set[str]:

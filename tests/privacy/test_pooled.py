@@ -14,7 +14,7 @@ from fedsim.privacy.noise import SeededNoise
 from fedsim.privacy.pooled import PooledSum, release_pooled
 from fedsim.seeding import stream
 from fedsim.types import UserError
-from tests.reference.mechanism import CENTRE, CLASSES, WIDTH, Records, farthest_neighbours, literal, records
+from tests.reference.mechanism import CENTRE, CLASSES, WIDTH, Records, farthest_neighbours, literal, neighbours, records
 from tests.reference.private_gradients import Silent
 
 MECHANISM = Mechanism(clip=2.0, kappa=0.5, sigma=3.0)
@@ -36,7 +36,7 @@ def test_without_noise_it_is_the_total_of_the_literal_class_sums_and_their_count
 
 
 def test_neighbours_are_no_farther_apart_than_stated():
-    added, replaced = farthest_neighbours(pooled, 1500)
+    added, replaced = farthest_neighbours(pooled, 300)
     assert 0.999 < added <= 1.0
     assert 0.7 < replaced <= 1.0
 
@@ -48,15 +48,13 @@ def test_a_count_of_its_own_beside_it_is_noticed():
         loud = Mechanism(mechanism.clip, 2 * mechanism.kappa, mechanism.sigma)
         return SimpleNamespace(values=pooled(data, loud, Silent(stream(0))).values)
 
-    added, _ = farthest_neighbours(heavy, 200)
-    assert added > 1.0
+    assert any(added > 1.0 for added, _ in neighbours(heavy, 200))
 
 
 def test_rows_that_are_not_clipped_are_noticed(monkeypatch):
     own = module.contributions
     monkeypatch.setattr(module, "contributions", lambda rows, *words: 2 * own(rows, *words))
-    added, _ = farthest_neighbours(pooled, 200)
-    assert added > 1.0
+    assert any(added > 1.0 for added, _ in neighbours(pooled, 200))
 
 
 def test_a_mean_is_over_the_counts_that_are_given_and_a_sample_is_scaled_up():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -57,9 +57,8 @@ def mechanism_of(rng: torch.Generator) -> Mechanism:
     return Mechanism(clip, kappa, sigma)
 
 
-def farthest_neighbours(release: Release, trials: int, seed: int = 0) -> tuple[float, float]:
-    """The largest distance between neighbours' releases under equal noise, over the stated bound: added, replaced."""
-    added = replaced = 0.0
+def neighbours(release: Release, trials: int, seed: int = 0) -> Iterator[tuple[float, float]]:
+    """Distances between neighbours' releases under equal noise, over the stated bound: added, replaced."""
     for trial in range(trials):
         rng = stream(seed, trial)
         mechanism, first = mechanism_of(rng), records(1 + trial % 7, rng)
@@ -68,9 +67,14 @@ def farthest_neighbours(release: Release, trials: int, seed: int = 0) -> tuple[f
             release(one, mechanism, SeededNoise(stream(seed, trial, "noise"))).values
             for one in (first, first.without(index), first.replaced(index, records(1, rng)))
         )
-        added = max(added, float((whole - without).norm()) / mechanism.sensitivity)
-        replaced = max(replaced, float((whole - other).norm()) / (2 * mechanism.sensitivity))
-    return added, replaced
+        bound = mechanism.sensitivity
+        yield float((whole - without).norm()) / bound, float((whole - other).norm()) / (2 * bound)
+
+
+def farthest_neighbours(release: Release, trials: int) -> tuple[float, float]:
+    """The largest of both distances."""
+    added, replaced = zip(*neighbours(release, trials), strict=True)
+    return max(added), max(replaced)
 
 
 def literal(records: Records, mechanism: Mechanism) -> list[list[float]]:

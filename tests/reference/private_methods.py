@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -138,9 +138,8 @@ def between(folder: Path, name: str, images: Images) -> Mechanism:
 # --- neighbours ---
 
 
-def farthest(folder: Path, name: str, trials: int = 12) -> float:
-    """The largest distance of the first releases of neighbouring clients under no noise, over the stated bound."""
-    most = 0.0
+def neighbours(folder: Path, name: str, trials: int = 6) -> Iterator[float]:
+    """Distances of the first releases of neighbouring clients under no noise, over the stated bound."""
     for trial in range(trials):
         rng = stream(trial)
         images = problem.images((3, 1, 0, 2), seed=trial)
@@ -154,9 +153,8 @@ def farthest(folder: Path, name: str, trials: int = 12) -> float:
             here, one = task(folder / f"{trial}-{version}", real=data), method(name)
             found.append(first_release(here, one))
         allowed = MECHANISM.sensitivity
-        ratios = [float((found[0] - found[1]).norm()) / allowed, float((found[0] - found[2]).norm()) / (2 * allowed)]
-        most = max(most, *ratios)
-    return most
+        yield float((found[0] - found[1]).norm()) / allowed
+        yield float((found[0] - found[2]).norm()) / (2 * allowed)
 
 
 def first_release(here: Task, one: PrivateGradients) -> Tensor:

@@ -1,4 +1,4 @@
-"""The smallest federated run and condensation, and a grid that runs the first in this process."""
+"""The smallest federated run and condensation, in whole batches, and a grid that runs the first in this process."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ algorithm: feddm
 method: {name: dm, ipc: 1, iterations: 2, networks: {name: pool, size: 1, around: server, radius: {relative: 0.2}}}
 server: {epochs: 1}
 controls: {upload_real_subset: false}
+compute: {chunk: 0}
 """
 
 CENTRAL = """
@@ -24,6 +25,7 @@ data: {name: digits}
 model: {name: convnet, depth: 2, width: 4}
 method: {name: dm, ipc: 1, iterations: 2, networks: {name: pool, size: 1}}
 evaluation: {nets: 1, train: {epochs: 1}}
+compute: {chunk: 0}
 """
 
 

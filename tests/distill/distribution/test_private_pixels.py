@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -109,12 +110,12 @@ def test_every_step_is_a_release_and_a_kill_costs_nothing(tmp_path):
 
 
 def test_neighbours_are_no_farther_apart_than_stated(tmp_path):
-    assert 0.5 < farthest(tmp_path) <= 1 + 1e-6
+    assert 0.5 < max(neighbours(tmp_path)) <= 1 + 1e-6
 
 
-def farthest(folder: Path) -> float:
-    most = 0.0
-    for trial in range(12):
+def neighbours(folder: Path) -> Iterator[float]:
+    """Distances of the first releases of neighbouring clients under no noise, over the stated bound."""
+    for trial in range(6):
         images = problem.images((3, 1, 0, 2), seed=trial)
         index = int(torch.randint(len(images.labels), (), generator=stream(trial)))
         keep = torch.arange(len(images.labels)) != index
@@ -122,9 +123,8 @@ def farthest(folder: Path) -> float:
         other[index] = 255 - other[index]
         sets = [images, Images(images.pixels[keep], images.labels[keep]), Images(other, images.labels)]
         found = [released(folder / f"{trial}-{version}", data) for version, data in enumerate(sets)]
-        added, replaced = (float((found[0] - one).norm()) / TIGHT.sensitivity for one in found[1:])
-        most = max(most, added, replaced / 2)
-    return most
+        yield float((found[0] - found[1]).norm()) / TIGHT.sensitivity
+        yield float((found[0] - found[2]).norm()) / (2 * TIGHT.sensitivity)
 
 
 def released(folder: Path, images: Images) -> Tensor:
@@ -143,7 +143,7 @@ def test_clipping_after_averaging_is_noticed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(PrivatePixels, "rows", averaged)
     assert apart(tmp_path / "equation") > 1e-3
-    assert farthest(tmp_path) > 1 + 1e-6
+    assert any(distance > 1 + 1e-6 for distance in neighbours(tmp_path))
 
 
 def test_classes_that_are_not_held_are_left_out_of_the_set(tmp_path):

@@ -10,24 +10,18 @@ import pytest
 
 from fedsim.cli import main
 from fedsim.federated.algorithms.fedmk import FedMK
-from tests.reference.tiny_run import InlineGrid
 
 CONFIG: dict[str, Any] = {
     "name": "tiny", "rounds": 3, "data": {"name": "digits"}, "model": {"name": "convnet", "depth": 1, "width": 4},
     "partition": {"name": "classes_per_client", "clients": 3, "classes": 4}, "algorithm":
     {"name": "fedmk", "generator": {"width": 4, "steps": 3, "batch": 8, "pseudo": 1}},
     "method": {"name": "meta_knowledge", "ipc": 1, "iterations": 3, "batch_real": 4, "inner_steps": 2},
-    "server": {"epochs": 1}, "controls": {"upload_real_subset": False},
+    "server": {"epochs": 1}, "controls": {"upload_real_subset": False}, "compute": {"chunk": 0, "workers": 0},
 }  # fmt: skip
 
 
 class Killed(BaseException):
     """Stands for `kill -9`."""
-
-
-@pytest.fixture
-def inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedsim.federated.engines.local.LocalGrid", InlineGrid)
 
 
 def run(folder: Path, *words: str) -> dict[str, Any]:
@@ -39,13 +33,25 @@ def run(folder: Path, *words: str) -> dict[str, Any]:
     return json.loads(result.read_text())
 
 
-@pytest.mark.usefixtures("inline")
-@pytest.mark.parametrize(("half", "at"), [("client", 1), ("client", 4), ("server", 2), ("broadcast", 3)])
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """result.json of the tiny run, left alone."""
+    return run(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.mark.parametrize(
+    ("half", "at"),
+    [
+        ("client", 4),
+        ("server", 2),
+        pytest.param("client", 1, marks=pytest.mark.slow),
+        pytest.param("broadcast", 3, marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_killed_anywhere_ends_the_same(
-    half: str, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    half: str, at: int, whole: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`at`: the call of that half before which it is killed, from 1."""
-    whole = run(tmp_path / "whole")
     plain, calls = getattr(FedMK, half), []
 
     def killed(*words: Any, **named: Any) -> Any:
@@ -63,7 +69,6 @@ def test_a_run_killed_anywhere_ends_the_same(
         assert found[key] == whole[key], key
 
 
-@pytest.mark.usefixtures("inline")
 def test_every_switch_changes_the_result_and_none_the_number_of_images(tmp_path: Path) -> None:
     words = ["", "algorithm.conditional=false", "algorithm.generator=null", "method.weights=equal"]
     large = "method.lr=0.5"  # steps that bytes show
@@ -73,7 +78,6 @@ def test_every_switch_changes_the_result_and_none_the_number_of_images(tmp_path:
     assert found[1]["downlink_bytes"] < found[0]["downlink_bytes"]
 
 
-@pytest.mark.usefixtures("inline")
 def test_clients_chosen_at_random_share_with_one_another_and_a_bad_upload_is_not_passed_on(tmp_path: Path) -> None:
     faults = json.dumps([{"name": "nan", "client": 1, "round": 1}])
     found = run(tmp_path / "faulty", f"faults={faults}")
@@ -82,14 +86,14 @@ def test_clients_chosen_at_random_share_with_one_another_and_a_bad_upload_is_not
     assert (some["clients_failed"], some["synthetic_images"]) == (0, 8)
 
 
-def test_one_hash_however_many_workers(tmp_path: Path) -> None:
-    words = ["rounds=2", "compute.threads=1"]
-    one, two = (run(tmp_path / f"{count}", *words, f"compute.workers={count}") for count in (1, 2))
-    assert one["model_sha256"] == two["model_sha256"]
-    assert one["downlink_bytes"] == two["downlink_bytes"]
+@pytest.mark.slow
+def test_one_hash_however_many_workers(whole: dict[str, Any], tmp_path: Path) -> None:
+    for count in (1, 2):
+        found = run(tmp_path / f"{count}", f"compute.workers={count}")
+        assert found["model_sha256"] == whole["model_sha256"]
+        assert found["downlink_bytes"] == whole["downlink_bytes"]
 
 
-@pytest.mark.usefixtures("inline")
 @pytest.mark.parametrize(
     ("word", "line"),
     [

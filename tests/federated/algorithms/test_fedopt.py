@@ -130,7 +130,10 @@ def run_of(out: Path, algorithm: dict[str, Any]) -> tuple[Path, str]:
     return folder, json.loads((folder / "result.json").read_text())["model_sha256"]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    ["fedadam", pytest.param("fedavgm", marks=pytest.mark.slow), pytest.param("fedyogi", marks=pytest.mark.slow)],
+)
 def test_a_run_cut_off_goes_on_with_its_moments(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

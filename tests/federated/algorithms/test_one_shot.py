@@ -9,16 +9,10 @@ from typing import Any
 import pytest
 
 from fedsim.cli import main
-from tests.reference.tiny_run import InlineGrid
 
 CONFIG = str(Path(__file__).parents[3] / "configs/quickstart/one_shot_digits.yaml")
-QUICK = ["method.iterations=10", "method.ipc=2", "method.networks=fresh", "server.epochs=5", "compute.workers=1"]
-QUICK += ["partition.clients=3", "participation.min_replies=3", "controls.upload_real_subset=false"]
-
-
-@pytest.fixture(autouse=True)
-def inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedsim.federated.engines.local.LocalGrid", InlineGrid)
+QUICK = ["method.iterations=3", "method.ipc=2", "method.networks=fresh", "server.epochs=2", "compute.workers=0"]
+QUICK += ["partition.clients=3", "participation.min_replies=3", "controls.upload_real_subset=false", "compute.chunk=0"]
 
 
 def ran(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:

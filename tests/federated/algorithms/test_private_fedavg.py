@@ -29,7 +29,7 @@ PRIVACY = {"name": "dp_sgd", "sigma": 1.0, "public_bound": 1000, "rate": 0.01, "
 RUN: dict[str, Any] = {
     "name": "tiny", "rounds": 2, "data": {"name": "digits"}, "partition": {"name": "iid", "clients": 2},
     "model": {"name": "convnet", "depth": 2, "width": 4}, "algorithm": {"name": "fedavg"},
-    "controls": {"upload_real_subset": False},
+    "controls": {"upload_real_subset": False}, "compute": {"chunk": 0},
 }  # fmt: skip
 
 

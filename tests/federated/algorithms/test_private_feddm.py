@@ -28,6 +28,7 @@ CHANGES: dict[str, Any] = {
     "privacy": PRIVACY,
     "method": {"batch_real": 0, "networks": {"size": 2}},
     "partition": {"clients": 2},
+    "controls": {"noisy_class_means": False},
 }
 
 

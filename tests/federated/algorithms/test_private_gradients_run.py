@@ -35,6 +35,7 @@ def inline(monkeypatch: pytest.MonkeyPatch) -> None:
 def config(algorithm: Any = FEDMK, method: dict[str, Any] | None = None, **changes: Any) -> FederatedRun:
     raw = parse_yaml(TINY, "test") | {"algorithm": algorithm, "method": method or META, "privacy": PRIVACY}
     raw["model"] = {"name": "convnet", "depth": 1, "width": 4}
+    raw["controls"] = {"upload_real_subset": False, "noisy_class_means": False}
     return resolve(FederatedRun, merge(raw, changes))
 
 

@@ -17,6 +17,7 @@ from flwr.serverapp import Grid
 
 from fedsim.config import merge, parse_yaml
 from fedsim.experiment import execute
+from fedsim.federated.engines import ray
 from fedsim.federated.engines.base import Engine, Job
 from fedsim.federated.engines.local import Config as LocalConfig
 from fedsim.federated.engines.local import Local
@@ -62,9 +63,9 @@ def seen(reply: Message) -> dict[str, Any]:
     return dict(reply.content.config_records["seen"])
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", [pytest.param("local", marks=pytest.mark.slow), "ray"])
 def test_contract(name: str, tmp_path: Path) -> None:
-    """Everything that rounds.py and nodes.py rely on."""
+    """Everything that rounds.py and nodes.py rely on; of the local engine test_local.py says the same."""
 
     def serve(grid: Grid) -> None:
         assert isinstance(grid, Grid)
@@ -88,6 +89,7 @@ def test_contract(name: str, tmp_path: Path) -> None:
     assert done == [True]
 
 
+@pytest.mark.slow
 def test_a_client_that_hangs_loses_its_actor_and_the_next_message_is_answered(tmp_path: Path) -> None:
     pids: list[int] = []
 
@@ -104,7 +106,9 @@ def test_a_client_that_hangs_loses_its_actor_and_the_next_message_is_answered(tm
     assert not [pid for pid in pids if alive(pid)]
 
 
-@pytest.mark.parametrize("privacy", [None, PRIVATE], ids=["feddm", "private feddm"])
+@pytest.mark.parametrize(
+    "privacy", [pytest.param(None, marks=pytest.mark.slow), PRIVATE], ids=["feddm", "private feddm"]
+)
 def test_a_whole_run_has_the_hash_of_the_local_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, privacy: dict[str, Any] | None
 ) -> None:
@@ -112,6 +116,7 @@ def test_a_whole_run_has_the_hash_of_the_local_engine(
     monkeypatch.chdir(tmp_path)
     faults = [{"name": "raise", "client": 3, "round": 1}]
     changes = {"partition": {"clients": 5}, "participation": {"per_node": 2}, "faults": faults}
+    changes |= {"compute": {"workers": 0}, "controls": {"noisy_class_means": False} if privacy else {}}
     changes |= {"privacy": privacy, "method": {"batch_real": 0}} if privacy else {}
     results = {}
     for name, engine in {"local": {"name": "local"}, "ray": {"name": "ray", "cpus": 2}}.items():
@@ -125,17 +130,30 @@ def test_a_whole_run_has_the_hash_of_the_local_engine(
     assert not privacy or results["ray"]["privacy"]["ledgers"] == 5
 
 
-@pytest.mark.parametrize(
-    ("config", "line"),
-    [
-        (Config(cpus=1, cpus_per_client=2), "a client takes 2 CPUs and 0 GPUs, and no machine of Ray's has that many"),
-        (Config(cpus=1, gpus=0, gpus_per_client=0.5), "a client takes 1 CPUs and 0.5 GPUs"),
-        (Config(cpus=1, address="127.0.0.1:1"), "leave them out, or engine.address"),
-    ],
-)
-def test_what_cannot_be_had_is_one_line(config: Config, line: str, tmp_path: Path) -> None:
+TOO_MUCH = [
+    (Config(cpus=1, cpus_per_client=2), "a client takes 2 CPUs and 0 GPUs, and no machine of Ray's has that many"),
+    (Config(cpus=1, gpus=0, gpus_per_client=0.5), "a client takes 1 CPUs and 0.5 GPUs"),
+]
+
+
+@pytest.mark.parametrize(("config", "line"), TOO_MUCH)
+def test_what_no_machine_has_is_one_line(config: Config, line: str) -> None:
+    gone = {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}
+    with pytest.raises(UserError, match=line):
+        ray._refuse_what_does_not_fit(config, [gone, {"Alive": True, "Resources": {"CPU": 1.0}}])
+    ray._refuse_what_does_not_fit(config, [gone | {"Alive": True}])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("config", "line"), TOO_MUCH)
+def test_what_a_ray_started_here_has_not_is_one_line(config: Config, line: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=line):
         Ray(config).run(job(tmp_path), lambda _: pytest.fail("served"))
+
+
+def test_cpus_of_a_ray_that_runs_elsewhere_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"leave them out, or engine\.address"):
+        Ray(Config(cpus=1, address="127.0.0.1:1")).run(job(tmp_path), lambda _: pytest.fail("served"))
 
 
 def test_as_many_messages_are_in_work_as_there_are_actors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
