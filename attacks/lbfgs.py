@@ -17,7 +17,9 @@ Source  Nocedal, Wright, "Numerical Optimization", 2nd edition, 2006, algorithms
 Code    torch.optim.LBFGS (facts only): first step min(1, 1/‖g‖₁), then 1, a history of 100.
 Differs torch's, at its defaults, has no line search: a step that overshoots is kept, and its problem is often lost.
 Reduces with one problem and one restart, to plain L-BFGS with backtracking.
-Cost    one evaluation of each running problem a tick, and two passes over 2 m v numbers.
+Cost    one evaluation of each running problem a tick, and two passes over 2 m v numbers. m is worth its memory: on the
+        quadratic model of one image (LeNetDLG, 3072 pixels, condition number 2·10⁶) a fall by 10⁹ took 2217, 1379, 1121
+        and 843 evaluations with m of 100, 200, 300 and 500.
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ ARMIJO = 1e-4
 """c₁."""
 TRIALS = 10
 """Trials in a row that may be refused."""
+MEMORY = 2**30
+"""Bytes of all histories in the batch."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,10 @@ class Search:
     """Attempts per problem."""
     tolerance: float = 0.0
     """A loss below it is solved."""
-    history: int = 100
+    history: int = 300
     """m, pairs that are remembered."""
     width: int = 64
-    """Problems that run side by side."""
+    """Problems that run side by side; fewer where their histories would take more than `MEMORY`."""
     patience: int = 200
     """Steps over which the loss has to fall …"""
     stall: float = 0.1
@@ -107,7 +111,7 @@ class _Running:
 def minimise(objective: Objective, problems: int, start: Start, search: Search) -> Minimum:
     """The smallest loss found for each problem; nothing but `objective` decides which attempt is kept."""
     queue = Attempts(problems, search.restarts, start)
-    running = _Running.at(*queue.take(search.width))
+    running = _Running.at(*queue.take(_width(start(0, 0), search)))
     hessian = InverseHessian(running.point, search.history)
     while len(running.problem):
         failed = _tick(objective, running, hessian)
@@ -169,6 +173,12 @@ def _shorter(running: _Running, value: Float[Tensor, "a"]) -> Float[Tensor, "a"]
     parabola = -slope * length * length / (2 * (value - running.value - slope * length))
     parabola = torch.where(torch.isfinite(parabola), parabola, 0.1 * length)
     return torch.minimum(torch.maximum(parabola, 0.1 * length), 0.5 * length)
+
+
+def _width(like: Float[Tensor, "v"], search: Search) -> int:
+    """How many problems run side by side, at least one."""
+    each = 2 * search.history * (like.numel() * like.element_size() + search.history * 8)
+    return max(1, min(search.width, MEMORY // each))
 
 
 def _tired(running: _Running, search: Search) -> Bool[Tensor, "a"]:
