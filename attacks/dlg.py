@@ -44,8 +44,8 @@ class LBFGSConfig(Section):
     """Attempts per problem, the best by gradient loss; published: one."""
     tolerance: float = Field(default=1e-6, ge=0)
     """Gradient loss below which a problem is solved."""
-    history: int = Field(default=100, ge=1)
-    """Pairs that L-BFGS remembers."""
+    history: int = Field(default=300, ge=1)
+    """Pairs that L-BFGS remembers; published: 100."""
     width: int = Field(default=64, ge=1)
     """Problems that run side by side."""
     patience: int = Field(default=200, ge=1)
