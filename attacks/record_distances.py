@@ -22,6 +22,7 @@ from jaxtyping import Float32, Float64, Int32, Int64, UInt8
 from torch import Tensor
 
 from attacks.membership_networks import fingerprint
+from fedsim.audit.image_distances import distances
 from fedsim.audit.view import AdversaryView, Released
 from fedsim.data.images import Images
 from fedsim.data.synthetic import union
@@ -77,10 +78,8 @@ def neighbours(synthetic: Images, candidates: Images, distance: Distance) -> Nei
 def between(
     synthetic: UInt8[Tensor, "m c h w"], records: UInt8[Tensor, "n c h w"], distance: Distance
 ) -> Float64[Tensor, "m n"]:
-    """All distances, as written: the expansion of the square would lose the small ones."""
-    left, right = _vectors(synthetic, distance), _vectors(records, distance)
-    rows = [torch.cdist(part, right, compute_mode="donot_use_mm_for_euclid_dist") for part in left.split(CHUNK)]
-    return torch.cat(rows) if rows else torch.empty((0, len(right)), dtype=torch.float64)
+    """All distances."""
+    return distances(_vectors(synthetic, distance), _vectors(records, distance), CHUNK)
 
 
 def _vectors(images: UInt8[Tensor, "n c h w"], distance: Distance) -> Float64[Tensor, "n p"]:
