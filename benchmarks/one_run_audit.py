@@ -147,6 +147,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     data = MNIST(TorchvisionConfig(name="mnist")).load()
+    facts = manifest(Config(), "cpu", [])  # before a result makes the checkout another
     RESULTS.mkdir(parents=True, exist_ok=True)
     for kind in options.kinds:
         for epsilon in options.epsilons:
@@ -155,7 +156,6 @@ def main() -> None:
                 options.width, options.seed, options.guesses,
             )  # fmt: skip
             found = run(setting, data)
-            facts = manifest(Config(kind=kind, canaries=options.canaries), "cpu", [])
             kept = {
                 "setting": setting.__dict__,
                 "machine": machine(1),
