@@ -1,0 +1,128 @@
+"""Inverting a FedAvg update: the client's local steps are unrolled, and the weights it sent back are matched.
+
+    Δ(x̂) = θ − θ_T(x̂)      θ_{t+1} = θ_t − η ∇_θ ℓ(φ_{θ_t}; batch t of x̂)      min_x̂  1 − cos( Δ(x̂), θ − θ_T* ) +
+    λ TV(x̂)
+
+    η  the client's learning rate      T  its steps: epochs × s / batch, over consecutive batches of the records
+
+Records have no order of their own, so that every epoch passes the same batches: a client that shuffles anew each epoch
+takes another path, and the attacker cannot know it. An unknown η is one more variable, its logarithm; the angle
+depends on it through the curvature of the path alone, so with one step it is not identified, and does not matter.
+
+Source  Geiping, Bauermeister, Dröge, Moeller, NeurIPS 2020 (arXiv 2003.14053), section 6 and its appendix.
+Code    JonasGeiping/invertinggradients (MIT, facts only): local steps with create_graph, differences of weights
+        matched.
+Differs plain SGD; the search over η.
+Reduces with one epoch of one batch, to inverting_gradients.py: Δ = η g.
+Cost    T times that of inverting_gradients.py, in time and in memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int64, Shaped
+from pydantic import Field
+from torch import Tensor
+
+from attacks.gradient_matching import Gradients, Matching, Observed, Reconstruction, cosine, gradient
+from attacks.inverting_gradients import AdamConfig
+from attacks.labels import batch_labels
+from fedsim.audit.types import Knowledge, Release, ThreatModel
+from fedsim.models.functional import trainable_names
+from fedsim.models.network import Network
+from fedsim.types import Params, UserError
+
+START = 0.1
+"""η at which the search for an unknown one begins."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """Δ of local SGD on one client's records: a `gradient_matching.Release`."""
+
+    epochs: int
+    batch: int
+    """Records of a step; 0: all. The last batch of an epoch may be smaller."""
+    learning_rate: float | None
+    """η; None: its logarithm is the further unknown."""
+
+    def __call__(
+        self,
+        network: Network,
+        params: Params,
+        images: Float[Tensor, "s c h w"],
+        labels: Shaped[Tensor, "s *k"],
+        further: Float[Tensor, "e"],
+    ) -> Gradients:
+        """θ − θ_T, differentiable."""
+        rate = further[0].exp() if self.learning_rate is None else self.learning_rate
+        names = trainable_names(network)
+        size = self.batch or len(images)
+        weights = {name: params[name] for name in names}
+        for _ in range(self.epochs):
+            for rows, truth in zip(images.split(size), labels.split(size), strict=True):
+                step = gradient(network, params | weights, rows, truth, further)
+                weights = {name: weights[name] - rate * step[name] for name in names}
+        return {name: params[name] - weights[name] for name in names}
+
+
+class Config(AdamConfig):
+    """Settings of the inversion of FedAvg updates."""
+
+    name: Literal["fedavg_inversion"] = "fedavg_inversion"
+    epochs: int = Field(default=1, ge=1)
+    """The client's passes over its records."""
+    batch: int = Field(default=0, ge=0)
+    """Records of a local step; 0: all."""
+    local_rate: float | None = Field(default=None, gt=0)
+    """The client's learning rate; null: not known, searched for."""
+
+
+class FedAvgInversion:
+    """A curious server that was sent the weights after local training."""
+
+    Config = Config
+    threat = ThreatModel(
+        name="curious_server",
+        position="server",
+        behaviour="passive",
+        sees=frozenset({Release.UPDATE}),
+        knows=frozenset({Knowledge.ARCHITECTURE, Knowledge.WEIGHTS, Knowledge.HYPERPARAMETERS}),
+        adjacency="replace",
+    )
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    @property
+    def update(self) -> Update:
+        """What the attacker takes the client to have done."""
+        return Update(self.config.epochs, self.config.batch, self.config.local_rate)
+
+    def reconstruct(
+        self, observed: Observed, labels: Int64[Tensor, "b s"] | None, rng: torch.Generator
+    ) -> Reconstruction:
+        """Images of each target θ − θ_T.
+
+        Labels that are not known are counted as if Δ / (η T) were one gradient; that needs η, or raises `UserError`.
+        """
+        if labels is None:
+            labels = batch_labels(self._as_gradient(observed), rng)
+        unknown = self.config.local_rate is None
+        further = torch.tensor([START]).log() if unknown else torch.zeros(0)
+        variation = self.config.total_variation
+        matching = Matching(observed, labels, cosine, self.update, variation, further)
+        return self.config.descend(matching, rng)
+
+    def _as_gradient(self, observed: Observed) -> Observed:
+        if self.config.local_rate is None:
+            raise UserError(
+                "fedavg_inversion: labels and local_rate are both unknown; valid: at least one of them given"
+            )
+        steps = self.config.epochs * -(-observed.records // (self.config.batch or observed.records))
+        scale = self.config.local_rate * steps
+        targets = {name: value / scale for name, value in observed.targets.items()}
+        return Observed(**{**vars(observed), "targets": targets})
