@@ -140,7 +140,7 @@ def _controls(config: AuditRun, targets: Targets, plans: Plans, store: Store, te
     if wanted.single and config.run.method is not None:
         terminal.say("control: one record of each class")
         store.scores("control.single", first, lambda: known.single(targets, streams.at("single")))
-    if wanted.disjoint and (chosen := membership(config)) is not None:
+    if (chosen := disjoint(config)) is not None:
         other = next(k for k, held in enumerate(targets.parts.split.client) if k != config.client and len(held))
         _attack(catalog.resolve("attack", chosen.name)(chosen), chosen.name, targets, store, terminal, other)
     return judged_controls(config, store)
@@ -149,6 +149,15 @@ def _controls(config: AuditRun, targets: Targets, plans: Plans, store: Store, te
 def membership(config: AuditRun) -> Any:
     """The first attack that asks who is a member, by which negative controls are judged."""
     return next((one for one in config.attacks if hasattr(catalog.resolve("attack", one.name), "statistic")), None)
+
+
+def disjoint(config: AuditRun) -> Any:
+    """The attack that the negative control is made with: one that reads a client's own sets, and no others."""
+    chosen = membership(config)
+    if chosen is None or not config.controls.disjoint:
+        return None
+    sees = catalog.resolve("attack", chosen.name)(chosen).threat.sees
+    return chosen if sees == {Release.CLIENT_SETS} else None
 
 
 def judged_controls(config: AuditRun, store: Store) -> list[Control]:
@@ -162,7 +171,7 @@ def judged_controls(config: AuditRun, store: Store) -> list[Control]:
     if chosen is None:
         return found
     attack = catalog.resolve("attack", chosen.name)(chosen)
-    if config.controls.disjoint:
+    if disjoint(config) is not None:
         found.append(known.judge_disjoint(attack.evaluate(*stored_arrays(store, f"control.disjoint.{chosen.name}"))))
     if config.controls.permuted:
         scores, truths = stored_arrays(store, chosen.name)

@@ -10,7 +10,7 @@ import pytest
 
 from fedsim.audit.schema import AuditRun, load_audit
 from fedsim.audit_checks import compare, plan, verify
-from fedsim.auditing import audit, only
+from fedsim.auditing import audit, disjoint, only
 from fedsim.cli import main
 from fedsim.types import RunFailed, UserError
 
@@ -138,6 +138,7 @@ def test_a_plan_says_what_could_be_found() -> None:
         (["run.audit.holdout=0"], "run.audit.holdout=0: non-members are held out"),
         (["run.transcript=none"], "nothing released would be kept"),
         (["run.engine=ray"], "valid: local"),
+        (["run.partition.clients=1"], "needs sets of another"),
         (["attacks=[]"], "attacks"),
         (["attacks=[{name: lira}, {name: lira}]"], "lira is there twice"),
         (["attacks=[{name: liras}]"], "did you mean 'lira'"),
@@ -159,6 +160,14 @@ def test_only_attacks_of_the_file_can_be_chosen() -> None:
     assert [one.name for one in only(tiny(), ["loss_threshold"]).attacks] == ["loss_threshold"]
     with pytest.raises(UserError, match="valid: lira, loss_threshold, idlg"):
         only(tiny(), ["dlg"])
+
+
+def test_the_negative_control_needs_sets_of_one_client_alone() -> None:
+    """The server's model and the union hold what the audited client sent: there the control would be none."""
+    assert disjoint(tiny()).name == "lira"
+    assert disjoint(tiny("attacks=[{name: lira, release: final_set}]")) is None
+    assert disjoint(tiny("attacks=[{name: lira, release: server_model, statistics: [model]}]")) is None
+    assert disjoint(tiny("controls.disjoint=false")) is None
 
 
 def test_a_file_of_a_run_is_no_audit() -> None:

@@ -121,5 +121,11 @@ def _check(config: AuditRun) -> None:
         )
     if run.transcript == "none":
         raise UserError("run.transcript=none: nothing released would be kept to attack; give uploads or all")
+    clients = getattr(run.partition, "clients", 2)
+    if config.controls.disjoint and clients < 2:
+        raise UserError(
+            "controls.disjoint: the run has one client, and the control needs sets of another; set "
+            "controls.disjoint=false, or run.partition.clients=2"
+        )
     if run.engine.name != "local":
         raise UserError(f"run.engine.name={run.engine.name}: an audit makes many small runs; valid: local")

@@ -21,6 +21,10 @@ def limits(config: AuditRun, candidates: int) -> list[str]:
         f"All {config.rows} runs share one pool of {candidates} records: intervals are for further runs on this pool.",
         "No number here is an upper bound, and none is an ε: that is the accountant's, or the one-run test's.",
     ]
+    if any(getattr(attack, "release", "client_sets") != "client_sets" for attack in config.attacks):
+        found.append(
+            "For a release that holds what the audited client sent the negative control of disjoint data is none."
+        )
     if config.run.algorithm.name != "one_shot" and config.run.rounds > 1:
         found.append("Sets of later rounds depend on the server's weights, which other clients' uploads enter.")
     return found
