@@ -26,8 +26,8 @@ OVERRIDES: dict[str, tuple[str, list[str]]] = {
     "bool_for_a_number": ("seed=true", ["seed", "True", "integer"]),
     "nothing_for_a_number": ("seed=", ["seed", "null", "integer"]),
     "text_for_a_section": (
-        "compute=cpu",
-        ["compute", "'cpu'", "device, precision, compile, chunk, channels_last"],
+        "upload_limits=cpu",
+        ["upload_limits", "'cpu'", "images, bytes"],
     ),
     "number_or_word": ("compute.chunk=many", ["compute.chunk: got 'many'", "integer or 'auto'"]),
     "zero_clients": ("partition.clients=0", ["partition.clients", "got 0", "equal to 1"]),

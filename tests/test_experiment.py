@@ -94,7 +94,7 @@ def test_kill_minus_nine_after_round_one_and_resume_ends_with_the_same_hash(tmp_
         process.send_signal(signal.SIGKILL)
     (run,) = tmp_path.glob("*/*")
     assert not (run / "result.json").exists(), "killed too late to test anything"
-    assert fedsim(capsys, *words, "compute.workers=0", "--resume") == run
+    assert fedsim(capsys, *words, "--resume") == run
     assert result(run)["model_sha256"] == undisturbed["model_sha256"]
     assert result(run)["uplink_bytes"] == undisturbed["uplink_bytes"]
 

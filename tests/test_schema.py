@@ -8,17 +8,28 @@ from typing import Any
 import pytest
 import yaml
 
-from fedsim.config import digest, dump, merge, parse_yaml, to_yaml
+from fedsim.audit.schema import AuditRun, load_audit
+from fedsim.config import digest, dump, merge, parse_yaml, to_yaml, validate
 from fedsim.federated.algorithms.feddm import FedDM
 from fedsim.schema import Distillation, FederatedRun, load_distillation, load_run, resolve
 from fedsim.types import UserError
 from tests.reference.tiny_run import CENTRAL, TINY
 
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").rglob("*.yaml"))
+FOLDER = Path(__file__).parent.parent / "configs"
+AUDITS = sorted(FOLDER.glob("audit/*.yaml"))
+CONFIGS = sorted(path for path in FOLDER.rglob("*.yaml") if path not in AUDITS)
 
 
 def raw(text: str = TINY, **changes: Any) -> dict[str, Any]:
     return merge(yaml.safe_load(text), changes)
+
+
+@pytest.mark.parametrize("path", AUDITS, ids=lambda path: path.stem)
+def test_every_audit_of_the_repository_loads_and_is_written_back_as_it_is(path):
+    config = load_audit(path)
+    again = validate(AuditRun, parse_yaml(to_yaml(config), "test"))
+    assert again == config
+    assert digest(again) == digest(config)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
