@@ -83,9 +83,11 @@ def compare(first: Path, second: Path) -> str:
     by_id = [{one["id"]: one for one in card["findings"]} for card in cards]
     for name in dict.fromkeys([*by_id[0], *by_id[1]]):
         rows.append((name, _shown(by_id[0].get(name)), _shown(by_id[1].get(name))))
-    rows.append(("verdict", cards[0]["verdict"], cards[1]["verdict"]))
     widths = [max(len(row[at]) for row in rows) for at in range(3)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(
+        [*table, *(f"{path}: {card['verdict']}" for path, card in zip((first, second), cards, strict=True))]
+    )
 
 
 def _shown(finding: dict[str, Any] | None) -> str:
