@@ -10,7 +10,7 @@ Source  Zhu, Liu, Han, "Deep Leakage from Gradients", NeurIPS 2019 (arXiv 1906.0
 Code    mit-han-lab/dlg (MIT, facts only): torch L-BFGS, lr 1, 300 steps of up to 20 iterations; a sum of squares; the
         network is a LeNet with sigmoids and weights from U(−0.5, 0.5); pixels in 0..1, not normalised.
 Differs a line search, restarts, and all problems at once (lbfgs.py). `softplus` attacks a ReLU network through smooth
-        copies of it; the paper's method finds nothing there.
+        copies of it; the paper's method has kinks to cross there.
 Reduces with the labels given, to idlg.py.
 Cost    iterations × the double backward pass of each problem.
 """
