@@ -1,4 +1,4 @@
-"""Run the cells of the published tables and keep what they gave: `python benchmarks/cells.py GROUP [--workers 2]`.
+"""Run the cells of the published tables and keep what they gave: `python benchmarks/cells.py GROUP [--compute workers=2]`.
 
 A cell is a config with overrides and a seed. Its config, manifest (commit, versions, machine), metrics and result.json
 are kept under benchmarks/results/GROUP/CELL/; a kept cell is not run again, delete its folder to do so.
@@ -166,12 +166,11 @@ def groups() -> dict[str, list[Cell]]:
     return table | federated_cells.groups()
 
 
-def run(group: str, cell: Cell, workers: int | None, scratch: Path) -> dict[str, object]:
-    """Run one cell unless it is kept; returns its result.json."""
+def run(group: str, cell: Cell, compute: list[str], scratch: Path) -> dict[str, object]:
+    """Run one cell unless it is kept, with settings of `compute` such as `device=cuda`; returns its result.json."""
     kept = RESULTS / group / cell.name
     if not (kept / "result.json").is_file():
-        words = [cell.command, cell.config, *cell.overrides]
-        words += [f"compute.workers={workers}"] if workers is not None else []
+        words = [cell.command, cell.config, *cell.overrides, *(f"compute.{word}" for word in compute)]
         alone = override(read(Path(cell.config)), words[2:]).get("compute", {}).get("workers") == 0
         folder = (_here if alone else _elsewhere)(words, scratch)
         kept.mkdir(parents=True, exist_ok=True)
@@ -198,13 +197,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("group", choices=sorted(groups()))
     parser.add_argument("--cells", nargs="*", help="these cells only, in this order")
-    parser.add_argument("--workers", type=int, help="compute.workers; else as the config says")
+    parser.add_argument("--compute", nargs="*", default=[], help="KEY=VALUE of compute; else as the config says")
     parser.add_argument("--scratch", type=Path, default=Path("runs"))
     options = parser.parse_args()
     cells = {cell.name: cell for cell in groups()[options.group]}
     wanted = options.cells or list(cells)
     for cell in [cells[name] for name in wanted]:
-        result = run(options.group, cell, options.workers, options.scratch)
+        result = run(options.group, cell, options.compute, options.scratch)
         controls = {name: control["accuracy"] for name, control in result["controls"].items()}  # type: ignore[union-attr]
         print(cell.name, f"{result['accuracy']:.4f}", controls, f"{result['wall_seconds']} s", flush=True)
 

@@ -96,6 +96,44 @@ def chosen(grids: dict[str, Trials], group: str) -> dict[str, str]:
 BOUND = "controls.centralised={{epochs: {}, lr: 0.05, momentum: 0.9, weight_decay: 0.0, batch_size: {}}}"
 
 
+def _fedmk(iterations: int, lr: float, steps: int, alpha: float, *more: str) -> tuple[str, ...]:
+    """FedMK's condensation on MNIST, in overrides of mnist_comparison.yaml."""
+    named = {"iterations": iterations, "lr": lr, "inner_steps": steps, "inner_lr": alpha}
+    return (*(f"method.{name}={value}" for name, value in named.items()), *more)
+
+
+TWO = ("partition={name: classes_per_client, clients: 10, classes: 2}", "name=mnist_two_classes")
+FEDMK_ON_MNIST: dict[str, Trials] = {
+    "fedmk": {
+        "as_configured": _fedmk(10, 0.5, 5, 0.02),
+        "longer": _fedmk(30, 0.2, 5, 0.02),
+        "larger_inner_rate": _fedmk(30, 0.2, 10, 0.1),
+        "trained_networks": _fedmk(30, 0.2, 5, 0.02, "method.restart=10"),
+    },
+    "fedmk_real_start": {
+        "as_configured": _fedmk(10, 0.5, 5, 0.02, "method.init=real"),
+        "longer": _fedmk(30, 0.2, 5, 0.02, "method.init=real"),
+        "small_step": _fedmk(30, 0.05, 5, 0.02, "method.init=real"),
+        "trained_networks": _fedmk(30, 0.05, 5, 0.02, "method.init=real", "method.restart=10"),
+    },
+}
+"""FedMK from noise and from real images (private pixels), with two classes per client; the choice is made on val."""
+
+
+def two_classes(grids: dict[str, Trials]) -> dict[str, Trials]:
+    """The same trials with two classes per client."""
+    return {name: {trial: (*words, *TWO) for trial, words in found.items()} for name, found in grids.items()}
+
+
+def fedmk_on_mnist(extra: tuple[str, ...]) -> list[Cell]:
+    """The trial of each start that was chosen with two classes per client, three seeds; none before it is."""
+    return [
+        cell
+        for name, trial in chosen(FEDMK_ON_MNIST, "mnist_fedmk_grid").items()
+        for cell in seeds(name, "run", MNIST, (*FEDMK_ON_MNIST[name][trial], *extra), range(3))
+    ]
+
+
 def compared(grids: dict[str, Trials], config: str, extra: tuple[str, ...], over: range, bound: str) -> list[Cell]:
     """The settings of each algorithm that were chosen on the digits, for several seeds; the bound beside FedAvg."""
     return [
@@ -118,13 +156,12 @@ def mnist_grids() -> dict[str, Trials]:
             "algorithm=one_shot", f"method={{{dm.format('around: fresh')}}}", "server.epochs=300", "rounds=1",
             "method.iterations=400", "method.networks.size=20",
         ),
-        "fedmk": (),
         "one_shot_fedmk": (
             "algorithm=one_shot", "method.networks=", "method.iterations=40", "server.epochs=300", "rounds=1"
         ),
     }  # fmt: skip
     return {name: trials(name, 1, 64) for name in WEIGHTS} | {
-        name: {trial: (*words, f"server.lr={trial.partition('server')[2]}") if words else words for trial in keys[name]}
+        name: {trial: (*words, f"server.lr={trial.partition('server')[2]}") for trial in keys[name]}
         for name, words in images.items()
     }
 
@@ -154,14 +191,15 @@ def groups() -> dict[str, list[Cell]]:
     """Every federated table's cells."""
     digits, mnist = digits_grids(), mnist_grids()
     skewed = ("partition.alpha=0.05", "name=digits_skewed")
-    two = ("partition={name: classes_per_client, clients: 10, classes: 2}", "name=mnist_two_classes")
-    some = {name: mnist[name] for name in ("fedmk", "fedavg", "fedprox", "feddm")}
+    some = {name: mnist[name] for name in ("fedavg", "fedprox", "feddm")}
+    bound = BOUND.format(3, 64)
     return {
         "digits_federated_grid": grid_cells(digits, DIGITS),
         "digits_federated": compared(digits, DIGITS, (), range(5), BOUND.format(15, 32)),
         "digits_federated_skewed": compared(digits, DIGITS, skewed, range(5), BOUND.format(15, 32)),
         "digits_fedmk_ablations": ablations(),
-        "mnist_federated": compared(mnist, MNIST, (), range(3), BOUND.format(3, 64)),
-        "mnist_federated_two_classes": compared(some, MNIST, two, range(3), BOUND.format(3, 64)),
+        "mnist_fedmk_grid": grid_cells(two_classes(FEDMK_ON_MNIST), MNIST),
+        "mnist_federated": compared(mnist, MNIST, (), range(3), bound) + fedmk_on_mnist(()),
+        "mnist_federated_two_classes": compared(some, MNIST, TWO, range(3), bound) + fedmk_on_mnist(TWO),
         "mnist_private": private_cells.cells(),
     }

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from federated_cells import chosen, digits_grids
+from federated_cells import Trials, chosen, digits_grids
 from result_tables import ROOT, cells, interval, not_run, percent, source, table
 
 from fedsim.training.intervals import mean_ci
@@ -71,13 +71,14 @@ def comparison(title: str, group: str, note: str) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def grids(title: str, group: str, note: str) -> str:
-    """Four trials of every algorithm, val after the last round of seed 0; the chosen one in bold."""
-    found, best = cells(group), chosen(digits_grids(), group)
+def grids(title: str, group: str, note: str, asked: dict[str, Trials] | None = None) -> str:
+    """Four trials of every algorithm (default: the digits'), val after the last round of seed 0; the chosen one in bold."""
+    asked = asked or digits_grids()
+    found, best = cells(group), chosen(asked, group)
     if not found:
         return not_run(title, group, note)
     rows = []
-    for name, trials in digits_grids().items():
+    for name, trials in asked.items():
         kept = {trial: found[f"{name}-{trial}"] for trial in trials if f"{name}-{trial}" in found}
         shown = [f"{trial}: {percent(result['accuracy_by_round'][-1])}" for trial, result in kept.items()]
         marked = [f"**{text}**" if trial == best.get(name) else text for trial, text in zip(kept, shown, strict=True)]
