@@ -38,6 +38,7 @@ from fedsim.audit.statistics.proportions import clopper_pearson
 from fedsim.audit.targets import Targets, alone
 from fedsim.audit.types import Attack, Finding
 from fedsim.build import Parts
+from fedsim.data.images import Dataset
 from fedsim.federated.base import ClientView
 from fedsim.runs import write_atomic
 from fedsim.seeding import Streams
@@ -51,6 +52,7 @@ TOY = (
     "run.method={name: dm, ipc: 1, iterations: 5, init: noise, batch_real: 0, networks: {name: pool, size: 1}}",
     "run.model={name: mlp, depth: 1, width: 16}",
     "run.partition.clients=4",
+    "run.compute={compile: false, channels_last: false, ensemble: loop}",
     "run.server={epochs: 10, lr: 0.05, batch_size: 64}",
     "attacks=[{name: loss_threshold}]",
 )
@@ -70,9 +72,10 @@ def attacks(permutations: int) -> list[Attack]:
     return [LiRA(lira), LossThreshold(LossConfig(networks=1))]
 
 
-def upload(config: AuditRun, row: int, folder: Path) -> None:
-    """The other client's first set in the run of a row, where the run would keep it."""
+def upload(config: AuditRun, row: int, folder: Path, data: Dataset) -> None:
+    """The other client's first set in the run of a row, where the run would keep it; `data` is what the run loads."""
     parts = settled(Parts(alone(config.row(row))))
+    parts.__dict__["dataset"] = data  # loaded once for all rows
     algorithm, setting = parts.algorithm(), parts.setting
     broadcast = algorithm.broadcast(algorithm.init(setting), [OTHER])[OTHER]
     streams = setting.streams.at("client", OTHER, "round", 1)
@@ -89,9 +92,9 @@ def audited(seed: int, rows: int, permutations: int) -> dict[str, Any]:
     config, found = toy(seed, rows), {}
     with tempfile.TemporaryDirectory() as scratch:
         folders = {row: Path(scratch) / f"row_{row:04d}" for row in range(rows)}
-        for row, folder in folders.items():
-            upload(config, row, folder)
         targets, cache = Targets(config, folders), {}
+        for row, folder in folders.items():
+            upload(config, row, folder, targets.parts.dataset)
 
         def cached(name: str, compute: Any) -> np.ndarray:
             if name not in cache:

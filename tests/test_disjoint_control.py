@@ -13,6 +13,7 @@ import torch
 from fedsim.audit import controls
 from fedsim.audit.schema import AuditRun
 from fedsim.build import Parts
+from fedsim.data.images import Dataset
 from fedsim.data.synthetic import SyntheticSet
 
 ROWS = 10
@@ -31,13 +32,12 @@ def test_sets_of_another_client_say_nothing(control: Any) -> None:
 
 
 def test_the_control_fails_where_the_other_client_sends_members(control: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def published(config: AuditRun, row: int, folder: Path) -> None:
+    def published(config: AuditRun, row: int, folder: Path, data: Dataset) -> None:
         parts = Parts(config.row(row))
         pool = parts.pool(config.client)
         images = parts.images(pool.positions[pool.members(row)])
         path = folder / "synthetic" / "round_001" / f"client_{control.OTHER:04d}.safetensors"
         path.parent.mkdir(parents=True)
-        data = parts.dataset
         SyntheticSet(images.pixels, images.labels, data.classes, data.mean, data.std).save(path)
 
     monkeypatch.setattr(control, "upload", published)
@@ -53,6 +53,6 @@ def test_an_upload_is_made_without_the_pool(control: Any, tmp_path: Path) -> Non
     for row in (0, 1):
         parts = Parts(config.row(row))
         assert not np.isin(parts.split.client[control.OTHER], parts.pool(config.client).positions).any()
-    control.upload(config, 0, tmp_path)
+    control.upload(config, 0, tmp_path, Parts(config.row(0)).dataset)
     made = SyntheticSet.load(tmp_path / "synthetic" / "round_001" / f"client_{control.OTHER:04d}.safetensors")
     assert torch.equal(made.labels.unique(), torch.arange(10))
