@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from provenance import facts
+from provenance import facts, fingerprint
 
 from attacks.lira import Config as LiRAConfig
 from attacks.lira import LiRA
@@ -152,7 +152,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     provenance, started = facts("cpu"), time.monotonic()
-    folder = options.work / f"rows_{options.rows}_permutations_{options.permutations}"
+    folder = options.work / fingerprint([TOY, options.rows, options.permutations])
     jobs = [(seed, options.rows, options.permutations, folder) for seed in range(options.audits)]
     with multiprocessing.get_context("spawn").Pool(options.workers) as pool:
         for number, _ in enumerate(pool.imap_unordered(work, jobs), 1):

@@ -20,15 +20,16 @@ import json
 import multiprocessing
 import time
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import packed_images
 import torch
+from membership_lines import Line, lines, model
 from membership_rows import Ground, Rows, computed, ground
-from provenance import facts
+from provenance import facts, fingerprint
 
 from attacks.extraction import Config as ExtractionConfig
 from attacks.extraction import Extraction
@@ -49,56 +50,6 @@ from fedsim.training.evaluate import EvaluationConfig, score
 from fedsim.training.train import TrainConfig, accuracy
 
 RESULTS = Path(__file__).parent / "results/audit_table"
-IPCS = (1, 5, 10)
-AUGMENT: dict[str, dict[str, Any]] = {
-    "mnist": {"strategy": ["color", "crop", "cutout", "scale", "rotate"]},
-    "cifar10": {},
-}
-METHODS: dict[str, dict[str, Any]] = {
-    "dm": {"name": "dm", "iterations": 500, "optimiser": "adam", "lr": 0.2, "batch_real": 256,
-           "networks": {"name": "pool", "size": 30, "shared": True}},
-    "dsa": {"name": "dsa", "iterations": 50, "optimiser": "adam", "lr": 0.1, "batch_real": 128, "outer": 5, "inner": 5},
-    "random": {"name": "random"},
-}  # fmt: skip
-"""Steps of the shelf on MNIST (cells.py), fewer of them; tuned on nothing. DSA's are few: what a shared GPU had time for."""
-KINDS = (("model", "real"), ("random", "real"), ("dm", "noise"), ("dm", "real"), ("dsa", "noise"))
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of the table."""
-
-    data: str
-    method: str
-    """`model`: no set but a network trained on the members."""
-    init: str
-    ipc: int
-    """Synthetic images of each class; 0 of a network."""
-
-    @property
-    def name(self) -> str:
-        """Of its file."""
-        return f"{self.data}_{self.method}" + (f"_{self.init}_ipc{self.ipc}" if self.ipc else "")
-
-    def settings(self, options: argparse.Namespace) -> dict[str, Any]:
-        """Of its method."""
-        if not self.ipc:
-            return {"name": "model", "train": {"epochs": options.real_epochs}}
-        chosen = METHODS[self.method] | {"ipc": self.ipc}
-        if self.method != "random":
-            chosen |= {"init": self.init, "augment": AUGMENT[self.data]}
-            chosen |= {"iterations": options.iterations} if options.iterations else {}
-        return chosen
-
-
-def lines() -> list[Line]:
-    """All of the table, cheap ones first."""
-    return [
-        Line(data, method, init, ipc)
-        for data in ("mnist", "cifar10")
-        for method, init in KINDS
-        for ipc in (IPCS if method != "model" else (0,))
-    ]
 
 
 def attacks_of(line: Line, options: argparse.Namespace) -> tuple[LiRA, LossThreshold, *tuple[Extraction, ...]]:
@@ -204,9 +155,9 @@ def main() -> None:
 
 def one(line: Line, ground: Ground, provenance: dict[str, Any], options: argparse.Namespace) -> tuple[Any, ...]:
     """All of a line that needs a GPU: what `concluded` asks for."""
-    started = time.monotonic()
-    rows = Rows(ground, line.name, options.work / line.name, options.rows)
-    settings = line.settings(options)
+    started, settings = time.monotonic(), line.settings(options)
+    depends = [settings, model(options), options.members, options.auxiliary, options.seed]
+    rows = Rows(ground, line.name, options.work / f"{line.name}-{fingerprint(depends)}", options.rows)
     if line.ipc:
         rows.make_sets(settings, together=line.method == "dm")
     else:
@@ -230,11 +181,6 @@ def one(line: Line, ground: Ground, provenance: dict[str, Any], options: argpars
     }
     truths = [{"members": ground.pool.members(row), "labels": ground.pool.labels} for row in range(rows.count)]
     return kept, done, truths, options.seed
-
-
-def model(options: argparse.Namespace) -> dict[str, Any]:
-    """Of sets, attacks and the network beside them."""
-    return {"name": "convnet", "depth": 3, "width": options.width, "norm": "instance"}
 
 
 def prepared(data: str, compute: Compute, options: argparse.Namespace) -> Ground:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import platform
 from typing import Any
@@ -23,3 +25,8 @@ def facts(device: str) -> dict[str, Any]:
     on_gpu = device != "cpu" and torch.cuda.is_available()
     machine = {"device": torch.cuda.get_device_name() if on_gpu else platform.machine(), "cores": os.cpu_count()}
     return {"git": git, "versions": found["versions"], "machine": machine}
+
+
+def fingerprint(values: Any) -> str:
+    """10 hex digits of plain values: what was made under other settings lies elsewhere."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
