@@ -1,6 +1,6 @@
 """How many records a class must have before its one synthetic image no longer names them.
 
-    python benchmarks/leakage_by_size.py [--data digits|mnist] [--method dm|dc] [--seeds 5] [--out FILE]
+    python benchmarks/leakage_by_size.py [--parts mnist_dm mnist_dc_500 …] [--data FOLDER] [--device cuda]
 
 Of every class n records are condensed, all classes together, into one image each, from noise. Then one of the n stands
 among up to 99 records of its class that were not condensed: is it the nearest to the image (`pixels`, `standardised`:
@@ -8,7 +8,8 @@ attacks/record_distances.py), or the one that lies most in its direction as whit
 attacks/membership_embeddings.py)? A trial per class and seed; intervals are Clopper-Pearson's. Metric and directions are
 of the test split.
 
-Beside it what the exact mean of n records in the place of the image would tell, by theory: the AUC of `align`,
+A part is a data set, a method and an n, kept under benchmarks/results/leakage/ as soon as it is done; a size is left out where
+no class has ten records more. Beside it what the exact mean of n records in the place of the image would tell, by theory: the AUC of `align`,
 Φ(√(d_eff/2n)), and how often it would name the record,  ∫ φ(t − d′) Φ(t)^(A−1) dt,  d′ = √(d_eff/n), A candidates.
 """
 
@@ -17,11 +18,15 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import packed_images
 import torch
+from membership_rows import computed
+from provenance import facts
 from scipy.integrate import quad
 from scipy.special import ndtr
 
@@ -31,20 +36,23 @@ from fedsim import api, catalog
 from fedsim.audit.statistics.auc import auc
 from fedsim.audit.statistics.proportions import clopper_pearson
 from fedsim.build import Fresh, central_task, network_factory
-from fedsim.compute import Compute
+from fedsim.compute import Compute, settle
 from fedsim.data.images import Dataset, Images
 from fedsim.data.transforms import Normalise
 from fedsim.distill.drive import condense
 from fedsim.models.network import Network
+from fedsim.runs import write_atomic
 from fedsim.seeding import Streams, numpy_stream
 
-SIZES = (1, 3, 10, 30, 100)
-OTHERS = 99
-COMPUTE = Compute(device="cpu", precision="float32", compile=False, chunk=0, channels_last=False, ensemble="loop")
-DIRECTIONS = 128
+RESULTS = Path(__file__).parent / "results/leakage"
+SIZES = (1, 3, 10, 30, 100, 500)
+OTHERS, FEWEST = 99, 10
+"""Records of the class that stand beside those condensed; fewer than the second and the class is left out."""
+DIRECTIONS, PUBLIC = 128, 2000
+"""Directions of an embedding, and test images that they are of."""
 METHODS: dict[str, dict[str, Any]] = {
     "dm": {"name": "dm", "iterations": 200, "optimiser": "adam", "lr": 0.2, "batch_real": 0},
-    "dc": {"name": "dc", "iterations": 200, "lr": 0.1, "batch_real": 0},
+    "dc": {"name": "dc", "iterations": 100, "optimiser": "adam", "lr": 0.1, "batch_real": 0},
 }
 MODELS = {
     "digits": {"name": "convnet", "depth": 2, "width": 32, "norm": "instance"},
@@ -59,52 +67,62 @@ class Eye(NamedTuple):
     metric: Metric
 
 
-def main(data: str, method: str, seeds: int, networks: int) -> dict[str, Any]:
-    """Every size; rows of the table."""
-    dataset = api.load(data)
-    normalise = Normalise.of(dataset, dataset.train)
-    fresh = network_factory(api.section("model", MODELS[data]), dataset, torch.device("cpu"))
-    eyes = [eye(fresh, dataset, normalise, Streams(0, ("eye", index))) for index in range(networks)]
-    rows = []
-    for size in SIZES:
-        trials = [one for seed in range(seeds) for one in attacked(dataset, normalise, fresh, eyes, method, size, seed)]
-        rows.append(summed(size, trials))
-        print(json.dumps(rows[-1]), flush=True)
-    settings = {"data": data, "method": METHODS[method] | {"ipc": 1, "init": "noise"}, "model": MODELS[data]}
-    return settings | {"seeds": seeds, "networks": networks, "rows": rows}
+class World(NamedTuple):
+    """A data set and what looks at it."""
+
+    data: Dataset
+    normalise: Normalise
+    fresh: Fresh
+    eyes: list[Eye]
+    compute: Compute
+
+
+def world(name: str, folder: str | None, networks: int, compute: Compute) -> World:
+    """The data set `name` and so many random networks."""
+    data = packed_images.load(name, folder)
+    fresh = network_factory(api.section("model", MODELS[name]), data, torch.device(compute.device))
+    normalise = Normalise.of(data, data.train)
+    eyes = [eye(fresh, data, normalise, Streams(0, ("eye", index))) for index in range(networks)]
+    return World(data, normalise, fresh, eyes, compute)
 
 
 def eye(fresh: Fresh, dataset: Dataset, normalise: Normalise, streams: Streams) -> Eye:
     """A network drawn anew, whitened by the test images."""
     network = fresh(streams.generator("init")).eval()
-    vectors = embedded(network, normalise, dataset.test)
-    return Eye(network, Metric.fit(vectors, dataset.test.labels, dataset.num_classes, DIRECTIONS))
+    public = dataset.test.take(torch.arange(min(PUBLIC, len(dataset.test))))
+    vectors = embedded(network, normalise, public)
+    return Eye(network, Metric.fit(vectors, public.labels, dataset.num_classes, DIRECTIONS))
 
 
 @torch.no_grad()
 def embedded(network: Network, normalise: Normalise, images: Images) -> torch.Tensor:
-    """ψ of images, (n, d)."""
-    return torch.cat([network.embed(normalise(part)) for part in images.pixels.split(500)]).double()
+    """ψ of images, (n, d), on the CPU."""
+    device = next(network.parameters()).device
+    return torch.cat([network.embed(normalise(part.to(device))).cpu() for part in images.pixels.split(500)]).double()
 
 
-def attacked(
-    dataset: Dataset, normalise: Normalise, fresh: Fresh, eyes: list[Eye], method: str, size: int, seed: int
-) -> list[dict[str, float]]:
+def attacked(world: World, method: str, size: int, seed: int, iterations: int) -> list[dict[str, float]]:
     """A trial per class that has enough records: condense, then look for the first of the records condensed."""
     rng, streams = numpy_stream(seed, "leakage", size), Streams(seed, ("leakage", size))
-    labels = dataset.train.labels.numpy()
+    train, labels = world.data.train, world.data.train.labels.numpy()
     drawn = {int(label): rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)}
-    drawn = {label: rows[: size + OTHERS] for label, rows in drawn.items() if len(rows) > size}
-    records = dataset.train.take(torch.from_numpy(np.concatenate([rows[:size] for rows in drawn.values()])))
-    chosen: Any = api.section("method", METHODS[method] | {"ipc": 1, "init": "noise"})
-    task = central_task(records, dataset, normalise, fresh, 1, COMPUTE, streams)
+    drawn = {label: rows[: size + OTHERS] for label, rows in drawn.items() if len(rows) >= size + FEWEST}
+    if not drawn:
+        return []
+    records = train.take(torch.from_numpy(np.concatenate([rows[:size] for rows in drawn.values()])))
+    chosen: Any = api.section("method", settings(method, iterations))
+    task = central_task(records, world.data, world.normalise, world.fresh, 1, world.compute, streams)
     made, _ = condense(catalog.resolve("method", method)(chosen), task, chosen.iterations, streams)
+    images, labels = made.as_images(), made.labels
     return [
-        trial(
-            made.as_images().take(torch.nonzero(made.labels == label)[:, 0]), dataset.train, rows, size, eyes, normalise
-        )
+        trial(images.take(torch.nonzero(labels == label)[:, 0]), train, rows, size, world.eyes, world.normalise)
         for label, rows in drawn.items()
     ]
+
+
+def settings(method: str, iterations: int) -> dict[str, Any]:
+    """Of the method; its own number of steps where none is given."""
+    return METHODS[method] | {"ipc": 1, "init": "noise"} | ({"iterations": iterations} if iterations else {})
 
 
 def trial(
@@ -145,16 +163,43 @@ def summed(size: int, trials: list[dict[str, float]]) -> dict[str, Any]:
     return row | {"theory_auc": round(predicted_auc(mean["d_eff"], size), 4)}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Every part that was asked for and is not there."""
+    options = parsed()
+    torch.set_num_threads(1)
+    provenance, worlds = facts(options.device), {}
+    compute = computed(settle(Compute(device=options.device)).device)
+    for data, method, size in ((data, method, size) for data in MODELS for method in METHODS for size in SIZES):
+        name = f"{data}_{method}_{size:03d}"
+        asked = any(f"{name}_".startswith(f"{part}_") for part in options.parts or [name])
+        if not asked or (options.out / f"{name}.json").is_file():
+            continue
+        if data not in worlds:
+            worlds[data] = world(data, options.data, options.networks, compute)
+        started, trials = time.monotonic(), []
+        for seed in range(options.seeds):
+            trials += attacked(worlds[data], method, size, seed, options.iterations)
+        if not trials:
+            continue
+        row = summed(size, trials)
+        kept = {"data": data, "method": settings(method, options.iterations), "model": MODELS[data], "seeds": options.seeds,
+                "networks": options.networks, "row": row, "seconds": round(time.monotonic() - started, 1), **provenance}  # fmt: skip
+        write_atomic(options.out / f"{name}.json", json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+        print(f"{name}: {json.dumps(row)}", flush=True)
+
+
+def parsed() -> argparse.Namespace:
+    """What was asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", choices=tuple(MODELS), default="digits")
-    parser.add_argument("--method", choices=tuple(METHODS), default="dm")
+    parser.add_argument("--parts", nargs="+", help="beginnings of names, such as mnist_dm digits_dc_010")
+    parser.add_argument("--data", help="folder of mnist.npz")
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--networks", type=int, default=16)
-    parser.add_argument("--out", type=Path)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    result = main(given.data, given.method, given.seeds, given.networks)
-    out = given.out or Path(__file__).parent / "results" / "leakage" / f"{given.data}_{given.method}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
+    parser.add_argument("--iterations", type=int, default=0, help="0: as METHODS says")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

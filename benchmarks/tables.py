@@ -1,9 +1,10 @@
-"""Write docs/results.md from the kept cells: `python benchmarks/tables.py`. Nothing in that page is typed by hand."""
+"""Write docs/results.md from what is kept: `python benchmarks/tables.py`. Nothing in that page is typed by hand."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from audit_tables import audits
 from federated_cells import FEDMK_ON_MNIST
 from federated_tables import ablations, comparison, grids, private
 from result_tables import architectures, curves, distillation, fedavg, federated, shelf
@@ -116,6 +117,7 @@ def page() -> str:
         *federations(),
         *comparisons(),
         *condensations(),
+        *audits(),
     ])  # fmt: skip
 
 
