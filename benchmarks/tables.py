@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from federated_tables import ablations, comparison, grids, private
+from gradient_tables import gradients
 from result_tables import architectures, curves, distillation, fedavg, federated, shelf
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
@@ -112,6 +113,7 @@ def page() -> str:
         *federations(),
         *comparisons(),
         *condensations(),
+        *gradients(),
     ])  # fmt: skip
 
 
