@@ -72,8 +72,8 @@ class Leaks:
     """(b, s, m, c, h, w)."""
 
 
-def pool(folder: Path, data: str) -> Pool:
-    """The images of a data set in `folder`."""
+def pool(folder: Path, data: str, shrink: int = 1) -> Pool:
+    """The images of a data set in `folder`, `shrink` times smaller a side by the mean of pixels."""
     file = next((folder / name for name in FILES[data] if (folder / name).is_file()), None)
     if file is None:
         raise UserError(f"data {data}: none of {', '.join(FILES[data])} in {folder}; set --data or FEDSIM_DATA")
@@ -87,6 +87,10 @@ def pool(folder: Path, data: str) -> Pool:
             stream_, ends = held["train_jpeg"], held["train_offsets"]
             pixels = np.stack([_decoded(stream_[ends[row] : ends[row + 1]]) for row in rows])
     pixels = pixels if pixels.ndim == 4 else pixels[..., None]
+    if shrink > 1:
+        n, height, width, channels = pixels.shape
+        squares = pixels.reshape(n, height // shrink, shrink, width // shrink, shrink, channels)
+        pixels = squares.mean((2, 4)).round().astype(np.uint8)
     return Pool(pixels, labels[rows], file.name)
 
 

@@ -26,6 +26,7 @@ from gradient_parts import PAIRS, PARTS
 from gradient_tables import PANEL, RESULTS, kept
 from pairs import machine
 
+from attacks.labels import row_sum_rule
 from fedsim.compute import Compute, settle
 from fedsim.config import dump
 from fedsim.runs import manifest, write_atomic
@@ -57,7 +58,7 @@ def settings_of(name: str, held: Pool) -> dict[str, Any]:
     del attack["width"]
     return {
         "attack": attack, "network": part.network, "bound": part.bound, "records": part.records, "seed": SEED,
-        "data": part.data, "pool": len(held.labels),
+        "data": part.data, "pool": len(held.labels), "shape": list(held.shape),
     }  # fmt: skip
 
 
@@ -73,7 +74,10 @@ def attack(name: str, held: Pool, problems: list[int], device: torch.device) -> 
         "problem": np.array([problems[at] for at in shown]), "true": _bytes(truth.pixels[shown]),
         "found": _bytes(images[shown]),
     }  # fmt: skip
-    return {"rows": rows, "seconds": seconds, "convolutions": form}, pictures
+    value = {"rows": rows, "seconds": seconds, "convolutions": form}
+    if part.attack == "idlg":  # the rule of the published code beside the paper's
+        value["row_sum_right"] = int((row_sum_rule(seen.targets["head.weight"]).cpu() == truth.labels[:, 0]).sum())
+    return value, pictures
 
 
 def _bytes(images: torch.Tensor) -> np.ndarray:
@@ -102,7 +106,7 @@ def names_of(words: str) -> list[str]:
 def run(name: str, chosen: argparse.Namespace, device: torch.device, about: dict[str, Any], until: float) -> None:
     """What is missing of a part; no chunk is begun after `until` on the monotonic clock."""
     part, place = PARTS[PAIRS.get(name, name)], f"{name}_{device.type}" if name in PAIRS else name
-    held = pool(chosen.data, part.data)
+    held = pool(chosen.data, part.data, part.shrink)
     settings, done = settings_of(name, held), kept(place)
     unchanged(place, settings, done)
     problems, chunk = (chosen.images or part.images) // part.records, chosen.chunk or CHUNK[device.type]

@@ -36,6 +36,8 @@ class Part:
     """s of a problem."""
     images: int = 100
     """Records attacked."""
+    shrink: int = 1
+    """Images are means of squares of so many pixels a side."""
     local: dict[str, Any] = field(default_factory=dict)
     """What a client of FedAvg does: epochs, batch, local_rate."""
 
@@ -52,15 +54,20 @@ class Part:
 
 
 SEARCH = {"iterations": 4000, "restarts": 2, "tolerance": 1e-6}
-STAGES = {"iterations": 1500, "restarts": 2, "tolerance": 1e-9, "softplus": (5.0, 20.0, 80.0)}
-ANGLE = {"iterations": 2400, "restarts": 1, "total_variation": 1e-2}
+STAGES = {"iterations": 1500, "restarts": 2, "tolerance": 1e-9, "softplus": (30.0, 100.0, 300.0)}
+ANGLE = {"iterations": 4800, "restarts": 1, "total_variation": 1e-2}
+LOCAL = {"epochs": 2, "batch": 2, "local_rate": 0.01}
 WIDE = 0.1
 
 PARTS = {
     "idlg_cifar10": Part("iDLG, sigmoid LeNet, CIFAR-10", "idlg", SEARCH),
     "dlg_cifar10": Part("DLG, sigmoid LeNet, CIFAR-10", "dlg", {"iterations": 6000, "restarts": 1}),
     "mnist": Part("iDLG, sigmoid LeNet, MNIST", "idlg", SEARCH, data="mnist"),
-    "orl": Part("iDLG, sigmoid LeNet, ORL faces of 112×92", "idlg", SEARCH, data="orl", images=40),
+    "orl": Part("iDLG, sigmoid LeNet, ORL faces halved to 56×46", "idlg", SEARCH, data="orl", images=40, shrink=2),
+    "orl_full": Part(
+        "iDLG, sigmoid LeNet, ORL faces of 112×92", "idlg", SEARCH | {"iterations": 10000, "restarts": 1}, data="orl",
+        images=10,
+    ),
     "relu": Part("iDLG, ReLU LeNet, CIFAR-10", "idlg", SEARCH, network="relu", bound=WIDE),
     "relu_annealed": Part(
         "iDLG, ReLU LeNet attacked through softplus copies, CIFAR-10", "idlg", STAGES, network="relu", bound=WIDE
@@ -75,7 +82,7 @@ PARTS = {
     ),
     "fedavg_inversion": Part(
         "FedAvg updates of 4 records (2 epochs, batches of 2, η 0.01), ConvNet-3-64, CIFAR-10", "fedavg_inversion",
-        ANGLE, network="convnet", records=4, local={"epochs": 2, "batch": 2, "local_rate": 0.01},
+        ANGLE | {"iterations": 2400}, network="convnet", records=4, local=LOCAL,
     ),
 }  # fmt: skip
 """By name, in the order of the table."""

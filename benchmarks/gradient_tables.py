@@ -50,7 +50,8 @@ def gradients() -> list[str]:
         return [f"{title}\nNot run yet: `python benchmarks/gradient_leakage.py`.\n"]
     text = [title, INTRO + "\n"]
     if parts:
-        text += [leak_table(parts) + "\n", *(picture for name in parts if (picture := panel(name, parts[name])))]
+        text += [leak_table(parts) + "\n", row_sums(parts) + "\n"]
+        text += [*(picture for name in parts if (picture := panel(name, parts[name])))]
     if pairs:
         text += [pair_table(pairs) + "\n"]
     return [*text, sources({**parts, **pairs}) + "\n"]
@@ -73,6 +74,17 @@ def leak_table(parts: dict[str, list[dict[str, Any]]]) -> str:
             numbers(found["ssim"], ".3f"), f"{60 * found['records'] / seconds:.1f}",
         ])  # fmt: skip
     return table(header, rows)
+
+
+def row_sums(parts: dict[str, list[dict[str, Any]]]) -> str:
+    """The labels by the published code's rule, where the paper's was used."""
+    right = [
+        f"{PARTS[name].title} {sum(one['row_sum_right'] for one in chunks)} of {sum(len(one['rows']) for one in chunks)}"
+        for name, chunks in parts.items()
+        if PARTS[name].attack == "idlg"
+    ]
+    words = "Labels by the sign of the rows' products, as iDLG's paper says; by the smallest row sum, as its code does, right are"
+    return f"{words}: {'; '.join(right)}." if right else ""
 
 
 def pair_table(pairs: dict[str, list[dict[str, Any]]]) -> str:
