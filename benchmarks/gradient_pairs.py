@@ -29,6 +29,7 @@ from fedsim.privacy.owner import full_precision
 from fedsim.seeding import stream
 
 STEPS, TOLERANCE = 300, 1e-6
+SIDES = ("literal", "batched")
 
 
 def literal(truth: Leaks, attack: str, at: int, index: int) -> tuple[Tensor, int, float]:
@@ -117,22 +118,26 @@ def turn(name: str, held: Pool, problems: Sequence[int], few: int, device: torch
 
 
 def summed(turns: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """All turns: images a minute, the median over turns of the ratio and its range, the share recovered on each side."""
-    each = {
-        side: [one[side]["seconds"]["cpu"] / one[side]["images"] for one in turns] for side in ("literal", "batched")
-    }
-    wall = {
-        side: [one[side]["seconds"]["wall"] / one[side]["images"] for one in turns] for side in ("literal", "batched")
-    }
+    """All turns: images a minute and their ratio, the median over turns and its range; what each side recovered.
+
+    `per_recovered` is the ratio of the seconds spent on an image that was recovered, over all turns: an image that is
+    given up early is no success.
+    """
     found: dict[str, Any] = {"turns": len(turns)}
-    for clock, seconds in (("wall", wall), ("cpu", each)):
-        ratios = [slow / fast for slow, fast in zip(seconds["literal"], seconds["batched"], strict=True)]
-        found[clock] = {
-            "ratio": median(ratios), "range": (min(ratios), max(ratios)),
-            "images_per_minute": {side: 60 / median(values) for side, values in seconds.items()},
-        }  # fmt: skip
-    for side in each:
+    hits = {}
+    for side in SIDES:
         errors = [error for one in turns for error in one[side]["mse"]]
-        share = clopper_pearson(sum(error < RECOVERED for error in errors), len(errors))
+        hits[side] = sum(error < RECOVERED for error in errors)
+        share = clopper_pearson(hits[side], len(errors))
         found[side] = {"images": len(errors), "recovered": [share.value, share.low, share.high]}
+    for clock in ("wall", "cpu"):
+        each = {side: [one[side]["seconds"][clock] / one[side]["images"] for one in turns] for side in SIDES}
+        ratios = [slow / fast for slow, fast in zip(each["literal"], each["batched"], strict=True)]
+        spent = {side: sum(one[side]["seconds"][clock] for one in turns) for side in SIDES}
+        found[clock] = {
+            "ratio": median(ratios), "range": [min(ratios), max(ratios)],
+            "images_per_minute": {side: 60 / median(values) for side, values in each.items()},
+            "per_recovered": (spent["literal"] / hits["literal"]) / (spent["batched"] / hits["batched"])
+            if all(hits.values()) else None,
+        }  # fmt: skip
     return found

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from gradient_measures import summary
-from gradient_pairs import summed
+from gradient_pairs import SIDES, summed
 from gradient_parts import PAIRS, PARTS
 from PIL import Image
 from result_tables import table
@@ -91,7 +91,7 @@ def pair_table(pairs: dict[str, list[dict[str, Any]]]) -> str:
     """The batched solver beside the loop over images, for each attack and device."""
     header = [
         "attack", "on", "turns", "loop, images a minute", "batched, images a minute", "ratio (range over turns)", "of CPU time",
-        "loop recovered %", "batched recovered %",
+        "ratio per recovered image", "loop recovered %", "batched recovered %",
     ]  # fmt: skip
     rows = []
     for place, chunks in pairs.items():
@@ -99,9 +99,10 @@ def pair_table(pairs: dict[str, list[dict[str, Any]]]) -> str:
         wall, cpu = found["wall"], found["cpu"]
         rows.append([
             PARTS[PAIRS[place.rpartition("_")[0]]].title, "; ".join(sorted({where(chunk) for chunk in chunks})),
-            str(found["turns"]), *(f"{wall['images_per_minute'][side]:.2f}" for side in ("literal", "batched")),
+            str(found["turns"]), *(f"{wall['images_per_minute'][side]:.2f}" for side in SIDES),
             *(f"{clock['ratio']:.2f} ({clock['range'][0]:.2f} to {clock['range'][1]:.2f})" for clock in (wall, cpu)),
-            *(f"{percents(found[side]['recovered'])} of {found[side]['images']}" for side in ("literal", "batched")),
+            f"{wall['per_recovered']:.2f}" if wall["per_recovered"] else "",
+            *(f"{percents(found[side]['recovered'])} of {found[side]['images']}" for side in SIDES),
         ])  # fmt: skip
     words = (
         "The batched solver beside the published protocol, one image at a time with `torch.optim.LBFGS` (at most 300 steps of 20 "

@@ -16,6 +16,7 @@ sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))  # its modules
 import gradient_cases
 import gradient_leakage
 import gradient_measures
+import gradient_pairs
 import gradient_tables
 from gradient_parts import PARTS
 
@@ -44,6 +45,23 @@ def test_the_median_lies_in_its_interval_as_often_as_it_says():
         inside += low <= 0 <= high
     assert 0.95 <= inside / 2000 <= 0.98  # ranks 4 and 12 of 15: 0.965
     assert gradient_measures.middle([3.0, 1.0, 2.0]) == (2.0, 1.0, 3.0)
+
+
+def test_a_loop_that_gives_up_early_is_not_faster_per_recovered_image():
+    turns = []
+    for seconds in (10.0, 30.0, 20.0):
+        sides = {
+            "literal": ({"wall": seconds, "cpu": 5.0}, [1e-6, 1.0]),
+            "batched": ({"wall": 10.0, "cpu": 5.0}, [1e-6] * 4),
+        }
+        turns.append({side: {"images": len(mse), "seconds": s, "mse": mse} for side, (s, mse) in sides.items()})
+    found = gradient_pairs.summed(turns)
+    assert found["wall"]["ratio"] == 4.0
+    assert found["wall"]["range"] == [2.0, 6.0]
+    assert found["wall"]["images_per_minute"] == {"literal": 6.0, "batched": 24.0}
+    assert found["wall"]["per_recovered"] == pytest.approx(8.0)  # 60 s for 3 against 30 s for 12
+    assert found["cpu"]["per_recovered"] == pytest.approx(4.0)
+    assert found["literal"]["recovered"][0] == 0.5
 
 
 def test_what_is_missing_is_done_in_chunks_of_any_size():
