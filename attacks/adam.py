@@ -5,8 +5,9 @@
     u  the gradient or its sign      Π  projection onto the box      η_t  η, times 0.1 from 3/8, 5/8 and 7/8 of the
     steps
 
-The step is entry by entry, so problems in a batch do not touch one another. One that is no longer finite leaves the
-batch and its attempt is lost. An attempt ends after all steps; its last point counts, by `score`.
+The step is entry by entry, so problems in a batch do not touch one another. One that is no longer finite stays where it
+was and its attempt is lost. An attempt ends after all steps; its last point counts, by `score`. No step waits for the
+device.
 
 Source  Kingma, Ba, ICLR 2015, algorithm 1; Geiping et al., NeurIPS 2020 (arXiv 2003.14053), section 4, for the sign.
 Code    JonasGeiping/invertinggradients (MIT, facts only): η 0.1, tenths at 3/8, 5/8, 7/8, last point scored.
@@ -83,24 +84,18 @@ def descend(
     project: Project | None = None,
 ) -> tuple[Float[Tensor, "a v"], Int64[Tensor, "f"]]:
     """All steps of one attempt each, from `points`: where they ended, and the rows that stayed finite."""
-    ended, alive = points.clone(), torch.arange(len(points), device=points.device)
+    alive = torch.ones(len(points), dtype=torch.bool, device=points.device)
     first, second = torch.zeros_like(points), torch.zeros_like(points)
     for step in range(descent.iterations):
         value, gradient = objective(problem, points)
-        finite = torch.isfinite(value) & torch.isfinite(gradient).all(1)
-        if not finite.all():
-            problem, points, gradient, alive = problem[finite], points[finite], gradient[finite], alive[finite]
-            first, second = first[finite], second[finite]
-            if not len(alive):
-                break
+        alive = alive & torch.isfinite(value) & torch.isfinite(gradient).all(1)
         used = gradient.sign() if descent.signed else gradient
         first.mul_(FIRST).add_(used, alpha=1 - FIRST)
         second.mul_(SECOND).addcmul_(used, used, value=1 - SECOND)
         scale = (second / (1 - SECOND ** (step + 1))).sqrt_().add_(EPSILON)
-        points = points - rate(descent, step) / (1 - FIRST ** (step + 1)) * first / scale
-        points = points if project is None else project(points)
-    ended[alive] = points
-    return ended, alive
+        moved = points - rate(descent, step) / (1 - FIRST ** (step + 1)) * first / scale
+        points = torch.where(alive[:, None], moved if project is None else project(moved), points)
+    return points, alive.nonzero()[:, 0]
 
 
 def rate(descent: Descent, step: int) -> float:

@@ -70,12 +70,14 @@ class Attempts:
         solved: Bool[Tensor, "a"],
     ) -> None:
         """Keep what is better than before; what is not solved waits for its next try, if it has one left."""
-        for row, (one, number) in enumerate(zip(problem.tolist(), attempt.tolist(), strict=True)):
-            self._iterations[one] += int(iterations[row])
+        better = (loss < self._loss[problem]).tolist()  # false for what is not a number
+        ended = zip(problem.tolist(), attempt.tolist(), iterations.tolist(), solved.tolist(), better, strict=True)
+        for row, (one, number, steps, done, wins) in enumerate(ended):
+            self._iterations[one] += steps
             self._attempts[one] += 1
-            if bool(loss[row] < self._loss[one]):  # false for what is not a number
+            if wins:
                 self._best[one], self._loss[one] = variables[row], loss[row]
-            if not solved[row] and number + 1 < self.restarts:
+            if not done and number + 1 < self.restarts:
                 self._waiting.append((one, number + 1))
 
     def result(self) -> Minimum:

@@ -9,7 +9,7 @@ Records have no order of their own, so that every epoch passes the same batches:
 takes another path, and the attacker cannot know it. An unknown η is one more variable, its logarithm; the angle
 depends on it through the curvature of the path alone, so with one step it is not identified, and does not matter.
 
-Source  Geiping, Bauermeister, Dröge, Moeller, NeurIPS 2020 (arXiv 2003.14053), section 6 and its appendix.
+Source  Geiping, Bauermeister, Dröge, Moeller, NeurIPS 2020 (arXiv 2003.14053), on federated averaging.
 Code    JonasGeiping/invertinggradients (MIT, facts only): local steps with create_graph, differences of weights
         matched.
 Differs plain SGD; the search over η.

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from attacks.gradient_matching import Observed, Reconstruction
 from attacks.labels import multiset_accuracy
-from fedsim.audit.image_distances import WINDOW, identified, match, mean_squared_error, psnr, ssim
+from fedsim.audit.image_distances import fitting_window, identified, match, mean_squared_error, psnr, ssim
 from fedsim.audit.statistics.power import detectable_proportion
 from fedsim.audit.statistics.proportions import binomial_p_value, clopper_pearson
 from fedsim.audit.types import Finding, Release, Scores, ThreatModel, Truth
@@ -92,7 +92,7 @@ def _matched(found: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
 
 def _quality(images: Tensor, true: Tensor, errors: Tensor) -> dict[str, float]:
     side = min(true.shape[-2:])
-    window = WINDOW if side >= WINDOW else side - 1 + side % 2
+    window = fitting_window(side)
     finite: Any = psnr(images, true).clamp(max=100)
     return {
         "median_mse": float(errors.median()),

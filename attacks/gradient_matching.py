@@ -9,11 +9,9 @@
     problem
 
 All b problems share θ (one round, many clients), or each has its own. u is taken by vmap over problems of
-torch.func.grad over weights, D backwards by autograd through it. Measured on one CPU thread, LeNetDLG at 32×32, one
-record a problem, ms a problem at 1, 8, 32, 100 problems: this 12, 2.2, 1.1, 0.9 (own θ: 15, 2.4, 1.4, 1.3); grad
-within vmap(grad) 20, 3.7, 1.4, 1.0; the derivative of ∇_x ℓ along ∂D/∂u (jvp of grad) 26, 5.0, 1.9, 1.5; convolutions
-as unfold and matmul, by autograd 14, 2.9, 1.4, 1.7, by hand 4.4, 2.0, 1.8, 1.6; one image by autograd alone, without
-vmap, 6 to 9.
+torch.func.grad over weights, D backwards by autograd through it: many problems share what one spends on overhead
+(benchmarks/gradient_leakage.py times it against one image at a time). Products are in float32 as they are: in a GPU's
+TensorFloat-32 the loss ends far above any tolerance worth setting.
 
 Pixels are optimised in units of the network input. Weights of the network object are never read, nor are buffers
 changed; rows must not see one another, so a batch norm has to be in evaluation mode.
@@ -33,6 +31,7 @@ from attacks.attempts import Minimum, Start, seeded
 from fedsim.data.transforms import Normalise
 from fedsim.models.functional import call, has_batch_norm, trainable_names
 from fedsim.models.network import Network
+from fedsim.privacy.owner import full_precision
 from fedsim.types import Params, UserError
 
 Gradients = dict[str, Tensor]
@@ -162,7 +161,7 @@ class Matching:
         self, problem: Int64[Tensor, "a"], variables: Float[Tensor, "a v"]
     ) -> tuple[Float[Tensor, "a"], Float[Tensor, "a v"]]:
         """Values, and gradients by the variables; constants."""
-        with torch.enable_grad():
+        with torch.enable_grad(), full_precision():
             leaf = variables.detach().requires_grad_()
             loss = self._distance(problem, leaf)
             if self.variation:
@@ -173,7 +172,8 @@ class Matching:
     @torch.no_grad()
     def score(self, problem: Int64[Tensor, "a"], variables: Float[Tensor, "a v"]) -> Float[Tensor, "a"]:
         """D alone."""
-        return self._distance(problem, variables)
+        with full_precision():
+            return self._distance(problem, variables)
 
     def _distance(self, problem: Tensor, variables: Tensor) -> Tensor:
         seen = self.observed

@@ -7,7 +7,7 @@
 The sign rule holds for every a ≠ 0 and needs three classes. The row sums need features that are not negative (ReLU,
 sigmoid), and two classes suffice. Both need one record, its own hard label, and plain cross-entropy.
 
-Source  Zhao, Mopuri, Bilen, "iDLG: Improved Deep Leakage from Gradients", 2020 (arXiv 2001.02610), equations 4 to 6.
+Source  Zhao, Mopuri, Bilen, "iDLG: Improved Deep Leakage from Gradients", 2020 (arXiv 2001.02610).
 Code    PatrickZH/Improved-Deep-Leakage-from-Gradients (no licence; facts only): the row sums; stops at a loss below
         1e-6.
 Differs as dlg.py.

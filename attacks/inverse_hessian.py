@@ -11,8 +11,10 @@ products over all problems, and everything else is m × m; the loops would read 
 operations. R⁻¹ is kept instead of R: a new pair adds a column to it, and without the oldest pair it is R⁻¹ without
 that row and column.
 
+Which pairs are taken is decided by masks, never by a count that the host would have to wait for: a GPU is not stopped.
+
 Source  Byrd, Nocedal, Schnabel, "Representations of quasi-Newton matrices and their use in limited memory methods",
-        Mathematical Programming 63, 1994, theorem 2.2 and equation 3.13.
+        Mathematical Programming 63, 1994: the compact form of the inverse BFGS matrix, and its use with m pairs.
 Code    none read.
 Cost    2 m v numbers a problem, and 2 m² in double.
 """
@@ -46,6 +48,8 @@ class InverseHessian:
         self.gamma = like.new_ones(rows)
         self.count = torch.zeros(rows, dtype=torch.int64, device=like.device)
         """Pairs that were ever taken since the last `forget`."""
+        self._most = 0
+        """No problem holds more pairs than this; rows beyond are not read."""
 
     def learn(
         self,
@@ -56,30 +60,33 @@ class InverseHessian:
     ) -> Float[Tensor, "a v"]:
         """Take the pairs of those that moved, if their curvature is positive, and give −H · gradient of each."""
         sy, yy = (step * change).sum(1), (change * change).sum(1)
-        rows = (moved & (sy > CURVATURE * step.norm(dim=1) * yy.sqrt())).nonzero()[:, 0]
-        place = self.count[rows] % self.length
-        self.steps[rows, place], self.changes[rows, place] = step[rows], change[rows]
-        self.gamma[rows] = sy[rows] / yy[rows]
-        self.count[rows] += 1
-        most = min(int(self.count.max()), self.length) if len(self.count) else 0
+        takes = moved & (sy > CURVATURE * step.norm(dim=1) * yy.sqrt())
+        each, place = torch.arange(len(takes), device=takes.device), self.count % self.length
+        self.steps[each, place] = torch.where(takes[:, None], step, self.steps[each, place])
+        self.changes[each, place] = torch.where(takes[:, None], change, self.changes[each, place])
+        self.gamma = torch.where(takes, sy / yy, self.gamma)
+        self.count = self.count + takes
+        most = self._most = min(self._most + 1, self.length)
         asked = torch.stack([gradient, change], 1)
         by_step = (asked @ self.steps[:, :most].mT).double()  # a × 2 × most
         by_change = (asked @ self.changes[:, :most].mT).double()
-        self._take(rows, place, by_step[rows, 1], by_change[rows, 1], most)
+        self._take(takes, each, place, by_step[:, 1], by_change[:, 1])
         inner, outer = self._weights(by_step[:, 0], by_change[:, 0], most)
         newton = torch.baddbmm(-(self.gamma[:, None] * gradient)[:, None], inner[:, None], self.changes[:, :most])
         return torch.baddbmm(newton, outer[:, None], self.steps[:, :most])[:, 0]
 
-    def _take(self, rows: Tensor, place: Tensor, by_step: Tensor, by_change: Tensor, most: int) -> None:
+    def _take(self, takes: Tensor, each: Tensor, place: Tensor, by_step: Tensor, by_change: Tensor) -> None:
         """The new pair in the oldest one's place: R gains the column Sᵀy, so R⁻¹ gains −R⁻¹ Sᵀy over 1, both by s·y."""
-        self.inverse[rows, place], self.inverse[rows, :, place] = 0, 0
-        each = torch.arange(len(rows), device=rows.device)
-        own = by_step[each, place]
-        column = -(self.inverse[rows, :most, :most] @ by_step[..., None])[..., 0] / own[:, None]
+        most, new = self._most, takes[:, None]
+        self.inverse[each, place] = self.inverse[each, place] * ~new
+        self.inverse[each, :, place] = self.inverse[each, :, place] * ~new
+        own = torch.where(takes, by_step[each, place], 1)
+        column = -(self.inverse[:, :most, :most] @ by_step[..., None])[..., 0] / own[:, None]
         column[each, place] = 1 / own
-        self.inverse[rows, :most, place] = column
-        self.products[rows, :most, place], self.products[rows, place, :most] = by_change, by_change
-        self.diagonal[rows, place] = own
+        for matrix, values in ((self.inverse, column), (self.products, by_change)):
+            matrix[each, :most, place] = torch.where(new, values, matrix[each, :most, place])
+        self.products[each, place, :most] = torch.where(new, by_change, self.products[each, place, :most])
+        self.diagonal[each, place] = torch.where(takes, own, self.diagonal[each, place])
 
     def _weights(self, by_step: Tensor, by_change: Tensor, most: int) -> tuple[Tensor, Tensor]:
         """What −H g + γ g is of the rows of Y and of S, from their products with g."""
@@ -95,8 +102,13 @@ class InverseHessian:
         for tensor in (self.steps, self.changes, self.inverse, self.diagonal, self.products, self.count):
             tensor[rows] = 0
         self.gamma[rows] = 1
+        self._most = self._longest()
 
     def keep(self, rows: Int64[Tensor, "k"]) -> None:
         """Leave all others out."""
         for name in ("steps", "changes", "inverse", "diagonal", "products", "gamma", "count"):
             setattr(self, name, getattr(self, name)[rows])
+        self._most = self._longest()
+
+    def _longest(self) -> int:
+        return min(int(self.count.max()), self.length) if len(self.count) else 0

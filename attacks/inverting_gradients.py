@@ -9,7 +9,7 @@ step; without the box pixels would drift. Of several restarts the one of the sma
 the prior.
 
 Source  Geiping, Bauermeister, Dröge, Moeller, "Inverting Gradients: How easy is it to break privacy in federated
-        learning?", NeurIPS 2020 (arXiv 2003.14053), equation 4.
+        learning?", NeurIPS 2020 (arXiv 2003.14053).
 Code    JonasGeiping/invertinggradients (MIT, facts only): Adam, η 0.1, tenths at 3/8, 5/8, 7/8, 4800 steps, λ 0.1,
         N(0, 1) start, boxed; JonasGeiping/breaching takes 24,000 steps and λ 0.2.
 Differs all problems at once; labels that are not known are recovered by `labels.py`, never searched for.

@@ -38,8 +38,8 @@ ARMIJO = 1e-4
 """c₁."""
 TRIALS = 10
 """Trials in a row that may be refused."""
-MEMORY = 2**30
-"""Bytes of all histories in the batch."""
+MEMORY = {"cpu": 2**30, "cuda": 2**32}
+"""Bytes of all histories in the batch, by the kind of device."""
 
 
 @dataclass(frozen=True)
@@ -114,10 +114,13 @@ def minimise(objective: Objective, problems: int, start: Start, search: Search) 
     running = _Running.at(*queue.take(_width(start(0, 0), search)))
     hessian = InverseHessian(running.point, search.history)
     while len(running.problem):
-        failed = _tick(objective, running, hessian)
+        failed, steepest = _tick(objective, running, hessian)
         solved = running.value < search.tolerance
         over = solved | failed | _tired(running, search)
-        if not over.any():
+        ended, reset = torch.stack([over.any(), steepest.any()]).tolist()  # the one wait for the device in a tick
+        if reset:
+            hessian.forget(steepest.nonzero()[:, 0])
+        if not ended:
             continue
         rows = over.nonzero()[:, 0]
         steps = (running.taken - 1).clamp(min=0)
@@ -126,7 +129,8 @@ def minimise(objective: Objective, problems: int, start: Start, search: Search) 
         fresh = _Running.at(*queue.take(len(rows)))
         filled, empty = rows[: len(fresh.problem)], rows[len(fresh.problem) :]
         running.put(filled, fresh)
-        hessian.forget(filled)
+        if len(filled):
+            hessian.forget(filled)
         if len(empty):
             over[filled] = False
             left = (~over).nonzero()[:, 0]
@@ -135,8 +139,10 @@ def minimise(objective: Objective, problems: int, start: Start, search: Search) 
     return queue.result()
 
 
-def _tick(objective: Objective, running: _Running, hessian: InverseHessian) -> Bool[Tensor, "a"]:
-    """One trial of every problem; which of them have no further step to try."""
+def _tick(
+    objective: Objective, running: _Running, hessian: InverseHessian
+) -> tuple[Bool[Tensor, "a"], Bool[Tensor, "a"]]:
+    """One trial of every problem; which of them have no further step to try, and which have to forget their pairs."""
     step = running.length[:, None] * running.direction
     trial = running.point + step
     value, gradient = objective(running.problem, trial)
@@ -163,8 +169,7 @@ def _tick(objective: Objective, running: _Running, hessian: InverseHessian) -> B
     running.length = torch.where(good, torch.ones_like(shorter), shorter)
     running.length = torch.where(steepest, (1 / gradient.abs().sum(1)).clamp(max=1), running.length)
     running.trials = torch.where(steepest, 0, running.trials)
-    hessian.forget(steepest.nonzero()[:, 0])
-    return failed | (good & (gradient == 0).all(1))
+    return failed | (good & (gradient == 0).all(1)), steepest
 
 
 def _shorter(running: _Running, value: Float[Tensor, "a"]) -> Float[Tensor, "a"]:
@@ -178,7 +183,7 @@ def _shorter(running: _Running, value: Float[Tensor, "a"]) -> Float[Tensor, "a"]
 def _width(like: Float[Tensor, "v"], search: Search) -> int:
     """How many problems run side by side, at least one."""
     each = 2 * search.history * (like.numel() * like.element_size() + search.history * 8)
-    return max(1, min(search.width, MEMORY // each))
+    return max(1, min(search.width, MEMORY.get(like.device.type, MEMORY["cpu"]) // each))
 
 
 def _tired(running: _Running, search: Search) -> Bool[Tensor, "a"]:

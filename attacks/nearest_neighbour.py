@@ -19,7 +19,7 @@ stands beside T.
 
 Source  randomisation tests: Fisher, "The Design of Experiments", 1935; p never 0: Phipson, Smyth, SAGMB 9, 2010.
 Code    none read.
-Differs LPIPS and SSIM are not offered; distances are those of record_distances.py.
+Differs distances are those of record_distances.py; LPIPS is NOT_RUN where its weights were not on disk.
 Reduces one run: `fedsim.audit.statistics.permutation.nearest_gap`.
 Cost    distances of m images to the pool per run; for the findings B × m × J × 64 look-ups.
 """
@@ -27,6 +27,7 @@ Cost    distances of m images to the pool per run; for the findings B × m × J 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -34,7 +35,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from pydantic import Field, field_validator
 
 from attacks.membership_findings import rows_of
-from attacks.record_distances import Distance, Neighbours, of_release
+from attacks.record_distances import Distance, Neighbours, lacking, of_release
 from attacks.record_findings import curious_server, over_targets
 from fedsim.audit.statistics.permutation import permuted_members
 from fedsim.audit.types import Finding, Release, Scores, Status, ThreatModel, Truth
@@ -45,6 +46,7 @@ from fedsim.types import UserError
 
 DEPTH = 64
 """Nearest candidates looked at first; further ones only where all of these are on one side."""
+ABSENT = "its weights were not on disk when the attack ran: see fedsim/audit/perceptual.py for where they go"
 METRICS = {"nearest_gap": 0.0, "nearer_to_member": 0.5}
 """What is reported, and what it is without a leak; the first is tested."""
 
@@ -53,8 +55,11 @@ class Config(Section):
     """Settings of the nearest-neighbour attack."""
 
     name: Literal["nearest_neighbour"] = "nearest_neighbour"
-    distances: tuple[Distance, ...] = Field(default=("standardised", "pixels"), strict=False, min_length=1)
-    """How images are compared; the first is the registered one, the others are exploratory."""
+    distances: tuple[Distance, ...] = Field(
+        default=("standardised", "pixels", "ssim", "lpips"), strict=False, min_length=1
+    )
+    """How images are compared; the first is the registered one, the others are exploratory. lpips is not run where its
+    weights are not on disk."""
     permutations: int = Field(default=999, ge=19)
     """B: membership rows drawn for the p-value."""
     panels: int = Field(default=0, ge=0, le=24)
@@ -90,10 +95,14 @@ class NearestNeighbour:
         `score.nearest` (N) under the first distance, −∞ where nothing of the class was released.
         """
         found: dict[str, np.ndarray] = {}
-        for name in self.config.distances:
+        for place, name in enumerate(self.config.distances):
+            if (reason := lacking(name)) and place == 0:
+                raise UserError(f"nearest_neighbour: {name} is the registered distance, and {reason}")
+            if reason:
+                continue
             seen = of_release(view, view.released, name)
             found |= {"class": seen.classes, f"order.{name}": seen.order, f"sorted.{name}": seen.distances}
-            if name == self.config.distances[0]:
+            if place == 0:
                 found["score.nearest"] = -seen.least(len(view.candidates))
         return found
 
@@ -103,6 +112,9 @@ class NearestNeighbour:
         balanced(members, labels)
         found: list[Finding] = []
         for name in self.config.distances:
+            if not all(f"order.{name}" in one for one in scores):
+                found += [self._blank(name, metric, Status.NOT_RUN, ABSENT) for metric in METRICS]
+                continue
             seen = [Neighbours(one["class"], one[f"order.{name}"], one[f"sorted.{name}"]) for one in scores]
             found += self._findings(name, seen, members, labels)
         return found
@@ -117,19 +129,24 @@ class NearestNeighbour:
         values = np.concatenate([compared(one, row[None]) for one, row in zip(seen, members, strict=True)])
         null = drawn(seen, members, labels, self.config.permutations) if np.isfinite(values).all() else None
         found = []
-        for column, (metric, nothing) in enumerate(METRICS.items()):
-            first = Finding(
-                id=f"nearest_neighbour.{distance}.{Release.CLIENT_SETS}.{metric}", attack="nearest_neighbour",
-                threat=self.threat.name, release=Release.CLIENT_SETS, metric=metric, estimate=None, null=nothing,
-                confirmatory=column == 0 and distance == self.config.distances[0], status=Status.INCONCLUSIVE,
-                note="a run released no image of a class that is asked about",
-                details={"statistic": distance, "synthetic_images": [len(one.classes) for one in seen]},
-            )  # fmt: skip
+        for column, metric in enumerate(METRICS):
+            note = "a run released no image of a class that is asked about"
+            details = {"statistic": distance, "synthetic_images": [len(one.classes) for one in seen]}
+            first = replace(self._blank(distance, metric, Status.INCONCLUSIVE, note), details=details)
             bounds = (0.0, 1.0) if metric == "nearer_to_member" else None
             if null is not None:
                 first = over_targets(first, values[:, column], null[:, column], bounds)
             found.append(first)
         return found
+
+    def _blank(self, distance: Distance, metric: str, status: Status, note: str) -> Finding:
+        """Without a number; the gap by the first distance is the confirmatory one."""
+        return Finding(
+            id=f"nearest_neighbour.{distance}.{Release.CLIENT_SETS}.{metric}", attack="nearest_neighbour",
+            threat=self.threat.name, release=Release.CLIENT_SETS, metric=metric, estimate=None, null=METRICS[metric],
+            confirmatory=metric == "nearest_gap" and distance == self.config.distances[0], status=status, note=note,
+            details={"statistic": distance},
+        )  # fmt: skip
 
 
 def balanced(members: Bool[np.ndarray, "rows n"], labels: Int[np.ndarray, "n"]) -> None:

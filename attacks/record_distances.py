@@ -2,11 +2,13 @@
 
     pixels        d(s, x) = ‖s − x‖                               pixels in 0..1
     standardised  d(s, x) = ‖z(s) − z(x)‖/√p                      z(x) = (x − mean x)/std x over the p pixels of x
+    ssim          d(s, x) = 1 − SSIM(s, x)                        windows of 11 pixels, fewer where images are smaller
+    lpips         d(s, x) = LPIPS(s, x)                           where its weights are on disk
 
 Matching a mean through networks inflates the contrast of synthetic images; `standardised` is blind to brightness and
-contrast. Only these two are offered.
+contrast.
 
-Source  none: Euclidean distance.
+Source  Euclidean distance; fedsim/audit/image_distances.py for SSIM, fedsim/audit/perceptual.py for LPIPS.
 Code    none read.
 Cost    m × n distances, and for each of m images a sort of the candidates of its class.
 """
@@ -22,12 +24,13 @@ from jaxtyping import Float32, Float64, Int32, Int64, UInt8
 from torch import Tensor
 
 from attacks.membership_networks import fingerprint
-from fedsim.audit.image_distances import distances
+from fedsim.audit import perceptual
+from fedsim.audit.image_distances import dissimilarities, distances, fitting_window
 from fedsim.audit.view import AdversaryView, Released
 from fedsim.data.images import Images
 from fedsim.data.synthetic import union
 
-Distance = Literal["pixels", "standardised"]
+Distance = Literal["pixels", "standardised", "ssim", "lpips"]
 CHUNK = 64
 """Synthetic images compared at a time."""
 FLAT = 1 / 255
@@ -56,6 +59,11 @@ class Neighbours:
         return found
 
 
+def lacking(distance: Distance) -> str:
+    """Why a distance cannot be computed here; empty where it can."""
+    return perceptual.lacking() if distance == "lpips" else ""
+
+
 def neighbours(synthetic: Images, candidates: Images, distance: Distance) -> Neighbours:
     """Every synthetic image against all candidates of its class; equal distances in the order of candidates."""
     classes, labels = synthetic.labels.cpu().numpy(), candidates.labels.cpu().numpy()
@@ -78,7 +86,14 @@ def neighbours(synthetic: Images, candidates: Images, distance: Distance) -> Nei
 def between(
     synthetic: UInt8[Tensor, "m c h w"], records: UInt8[Tensor, "n c h w"], distance: Distance
 ) -> Float64[Tensor, "m n"]:
-    """All distances."""
+    """All distances; `UserError` for LPIPS without its weights."""
+    if distance == "ssim":
+        window = fitting_window(min(synthetic.shape[-2:]))
+        return dissimilarities(synthetic.double() / 255, records.double() / 255, window)
+    if distance == "lpips":
+        layers, weights = perceptual.load()
+        left, right = (perceptual.vectors(one.float() / 255, layers, weights) for one in (synthetic, records))
+        return distances(left, right, CHUNK).square().double()
     return distances(_vectors(synthetic, distance), _vectors(records, distance), CHUNK)
 
 

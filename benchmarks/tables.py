@@ -7,6 +7,7 @@ from pathlib import Path
 from audit_tables import audits
 from federated_cells import FEDMK_ON_MNIST
 from federated_tables import ablations, comparison, grids, private
+from gradient_tables import gradients
 from result_tables import architectures, curves, distillation, fedavg, federated, shelf
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
@@ -118,6 +119,7 @@ def page() -> str:
         *comparisons(),
         *condensations(),
         *audits(),
+        *gradients(),
     ])  # fmt: skip
 
 

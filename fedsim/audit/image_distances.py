@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
@@ -57,11 +57,50 @@ def ssim(found: Float[Tensor, "n c h w"], true: Float[Tensor, "n c h w"], window
     return (above / below).flatten(1).mean(1).to(found.dtype)
 
 
+def fitting_window(side: int) -> int:
+    """The window of SSIM, or the largest odd one that images of this side have room for."""
+    return WINDOW if side >= WINDOW else side - 1 + side % 2
+
+
+def dissimilarities(
+    left: Float[Tensor, "m c h w"], right: Float[Tensor, "n c h w"], window: int = WINDOW
+) -> Float64[Tensor, "m n"]:
+    """1 − SSIM of every image on the left with every one on the right: E[ab] of a window is a product of patches."""
+    side = min(left.shape[-2:])
+    if not 1 <= window <= side or window % 2 == 0:
+        raise UserError(f"ssim: got a window of {window} for images of side {side}; valid: an odd number up to {side}")
+    a, b = left.clamp(0, 1).double(), right.clamp(0, 1).double()
+    (mean_a, patches_a), (mean_b, patches_b) = _patches(a, window), _patches(b, window)
+    variance_a = (patches_a.square().sum(2) - mean_a.square())[..., None]  # places × m × 1
+    variance_b = (patches_b.square().sum(2) - mean_b.square())[:, None]
+    found = torch.empty(len(a), len(b), dtype=torch.float64, device=a.device)
+    for row in range(len(a)):
+        mean = mean_a[:, row, None, None] * mean_b[:, None]
+        covariance = patches_a[:, row : row + 1] @ patches_b.mT - mean
+        squares = mean_a[:, row, None, None].square() + mean_b[:, None].square()
+        below = (squares + C1) * (variance_a[:, row : row + 1] + variance_b + C2)
+        found[row] = 1 - ((2 * mean + C1) * (2 * covariance + C2) / below).mean((0, 1))
+    return found
+
+
+def _patches(images: Float[Tensor, "n c h w"], window: int) -> tuple[Float[Tensor, "p n"], Float[Tensor, "p n d"]]:
+    """Of every channel and window, p of them: the weighted mean, and pixels times the roots of their weights."""
+    weights = _weights(window, images)
+    plane = (weights[:, None] * weights).flatten()
+    patches = F.unfold(images.flatten(0, 1)[:, None], window).unflatten(0, images.shape[:2])  # n × c × d × places
+    patches = patches.permute(1, 3, 0, 2).flatten(0, 1)
+    return patches @ plane, patches * plane.sqrt()
+
+
+def _weights(window: int, like: Tensor) -> Float[Tensor, "w"]:
+    places = torch.arange(window, dtype=like.dtype, device=like.device) - (window - 1) / 2
+    weights = torch.exp(-places.square() / (2 * DEVIATION**2))
+    return weights / weights.sum()
+
+
 def _windowed(images: Float[Tensor, "n c h w"], window: int) -> Float[Tensor, "n c y x"]:
     """Gaussian-weighted mean of every window inside the image: one pass over rows, one over columns."""
-    places = torch.arange(window, dtype=images.dtype, device=images.device) - (window - 1) / 2
-    weights = torch.exp(-places.square() / (2 * DEVIATION**2))
-    weights = weights / weights.sum()
+    weights = _weights(window, images)
     planes = images.flatten(0, 1)[:, None]
     planes = F.conv2d(F.conv2d(planes, weights.view(1, 1, -1, 1)), weights.view(1, 1, 1, -1))
     return planes[:, 0].unflatten(0, images.shape[:2])

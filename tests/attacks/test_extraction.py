@@ -140,7 +140,7 @@ def test_what_is_detectable_is_found_four_times_in_five():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"distance": "lpips"}, "pixels"),
+        ({"distance": "lipps"}, "pixels"),
         ({"alpha": 0}, "alpha"),
         ({"ratio": 1}, "ratio"),
         ({"neighbours": 1}, "neighbours"),

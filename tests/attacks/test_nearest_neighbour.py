@@ -49,13 +49,24 @@ def toy(weight: float, seed: int, pairs: int = 2, records: int = 40, shown: int 
     return NearestNeighbour(Config(distances=("pixels",), **config)).evaluate(scores, truths)
 
 
-def test_published_members_are_found(tmp_path):
+def test_the_registered_distance_must_be_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDSIM_LPIPS", str(tmp_path))
+    with pytest.raises(UserError, match="lpips is the registered distance, and the weights of LPIPS are not on disk"):
+        Audit(tmp_path, publish(2), pairs=1).run(NearestNeighbour(Config(distances=("lpips",))))
+
+
+def test_published_members_are_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDSIM_LPIPS", str(tmp_path))
     audit, attack = Audit(tmp_path, publish(2), pairs=5), NearestNeighbour(Config(permutations=1999))
     findings = attack.evaluate(audit.run(attack), audit.truths())
     assert [one.id for one in findings if one.confirmatory] == [
         "nearest_neighbour.standardised.client_sets.nearest_gap"
     ]
-    for one in findings:
+    not_run = [one for one in findings if one.status is Status.NOT_RUN]
+    assert [one.id.split(".")[1] for one in not_run] == ["lpips", "lpips"]
+    assert all("not on disk" in one.note and one.estimate is None for one in not_run)
+    assert len(findings) == 8
+    for one in findings[:6]:
         assert one.p == 1 / 2000
         assert one.status is Status.MEASURED
         assert one.estimate.value > one.minimum_detectable > one.null
@@ -162,7 +173,7 @@ def test_unequal_halves_are_refused():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"distances": ["lpips"]}, "pixels"),
+        ({"distances": ["lipps"]}, "pixels"),
         ({"distances": ["pixels", "pixels"]}, "each one once"),
         ({"distances": []}, "distances"),
         ({"permutations": 5}, "permutations"),

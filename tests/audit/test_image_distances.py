@@ -7,7 +7,16 @@ import itertools
 import pytest
 import torch
 
-from fedsim.audit.image_distances import distances, identified, match, mean_squared_error, psnr, ssim
+from fedsim.audit.image_distances import (
+    dissimilarities,
+    distances,
+    fitting_window,
+    identified,
+    match,
+    mean_squared_error,
+    psnr,
+    ssim,
+)
 from fedsim.seeding import stream
 from fedsim.types import UserError
 from tests.reference.gradient_leakage import structural_similarity
@@ -25,6 +34,24 @@ def test_ssim_is_the_literal_one(shape, window):
     torch.testing.assert_close(found, torch.tensor(literal), rtol=1e-5, atol=1e-6)
     assert found[0] == 1
     assert found[0] > found[1] > found[2]
+
+
+@pytest.mark.parametrize(("shape", "window"), [((3, 13, 16), 11), ((1, 8, 8), 7)])
+def test_dissimilarities_are_those_of_all_pairs(shape, window):
+    left, right = torch.rand(3, *shape, generator=stream(0)) * 1.2 - 0.1, torch.rand(4, *shape, generator=stream(1))
+    right[0] = left[1].clamp(0, 1)
+    right[3] = 0.5  # no variance
+    found = dissimilarities(left, right, window)
+    pairs = itertools.product(left, right)
+    expected = torch.cat([1 - ssim(a[None].double(), b[None].double(), window) for a, b in pairs]).view(3, 4)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    assert found[1, 0].abs() < 1e-9
+
+
+def test_the_window_that_fits():
+    assert [fitting_window(side) for side in (1, 2, 7, 8, 11, 28)] == [1, 1, 7, 7, 11, 11]
+    with pytest.raises(UserError, match="an odd number up to 8"):
+        dissimilarities(torch.rand(1, 1, 8, 8, generator=stream(0)), torch.zeros(1, 1, 8, 8))
 
 
 def test_ssim_refuses_images_below_its_window():
