@@ -63,8 +63,8 @@ class Targets:
         """Releases of a row's run, of the audited client, or of another in the first round: what it then sends knows
         nothing of the audited one."""
         folder = self.folders[row]
-        broadcasts = (lambda: received(folder, self.config.client)) if self.config.run.transcript == "all" else None
         who = self.config.client if client is None else client
+        broadcasts = (lambda: received(folder, who)) if self.config.run.transcript == "all" else None
         until = None if client is None else 1
         release = (lambda: self.cases(row).release()) if client is None else None
         return Source(folder, who, lambda: server_weights(folder), broadcasts, release, until)
