@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from fedsim.audit.schema import AuditRun
 from fedsim.audit.targets import alone
 from fedsim.config import validate
 from fedsim.experiment import execute
-from fedsim.runs import RunDirectory
+from fedsim.runs import RunDirectory, write_atomic
 from fedsim.schema import FederatedRun, resolve
 from fedsim.seeding import numpy_stream
 
@@ -34,18 +36,23 @@ Raw = dict[str, Any]
 
 
 def data_of(name: str, scratch: Path) -> Raw:
-    """The `data` section; of MNIST a file with the first 4,000 and 5,000 of a shuffle, made where there is none."""
+    """The `data` section; of MNIST a file with the first 4,000 and 5,000 of a shuffle, made where there is none.
+
+    MNIST is read from `mnist.npz` in the folder FEDSIM_DATA where that is there, else as the catalog does.
+    """
     if name == "digits":
         return {"name": "digits", "val": 0.2}
     path = scratch / "mnist_small.npz"
     if not path.is_file():
-        whole, rng = api.load("mnist"), numpy_stream(0, "equal_utility", "mnist")
+        file, rng = Path(os.environ.get("FEDSIM_DATA", "")) / "mnist.npz", numpy_stream(0, "equal_utility", "mnist")
+        whole = api.load("npz", path=str(file)) if file.is_file() else api.load("mnist")
         parts = {}
         for split, images, size in (("train", whole.train, MNIST_TRAIN), ("test", whole.test, MNIST_TEST)):
             chosen = images.take(torch.from_numpy(rng.permutation(len(images))[:size]))
             parts |= {f"x_{split}": chosen.pixels.numpy(), f"y_{split}": chosen.labels.numpy().astype(np.uint8)}
-        scratch.mkdir(parents=True, exist_ok=True)
-        np.savez(path, **parts)
+        content = io.BytesIO()
+        np.savez(content, **parts)
+        write_atomic(path, content.getvalue())  # several processes may make it at once
     return {"name": "npz", "path": str(path), "val": 0.2}
 
 

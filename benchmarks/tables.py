@@ -6,6 +6,7 @@ from pathlib import Path
 
 from federated_tables import ablations, comparison, grids, private
 from result_tables import architectures, curves, distillation, fedavg, federated, shelf
+from utility_tables import sections
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 
@@ -112,6 +113,7 @@ def page() -> str:
         *federations(),
         *comparisons(),
         *condensations(),
+        *sections(),
     ])  # fmt: skip
 
 
