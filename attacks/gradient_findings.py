@@ -3,6 +3,7 @@
     identification   the true record is strictly nearer to the reconstruction than m held-out ones of its class
     mse < 0.001      per image, pixels in 0..1, not clamped
     label accuracy   share of the records of a batch whose label was found, whatever the order
+    nearer_to_member of gradients on distilled data: share nearer to the client's records than to held-out ones
 
 Reconstructions of a batch come in any order: they are matched to the true images by the assignment of least squared
 error, which flatters those of several records a little; identification has the same advantage for chance, none.
@@ -19,11 +20,14 @@ from torch import Tensor
 
 from attacks.gradient_matching import Observed, Reconstruction
 from attacks.labels import multiset_accuracy
+from attacks.record_distances import between
 from fedsim.audit.image_distances import fitting_window, identified, match, mean_squared_error, psnr, ssim
+from fedsim.audit.statistics.permutation import nearest_gap, permutation_test
 from fedsim.audit.statistics.power import detectable_proportion
 from fedsim.audit.statistics.proportions import binomial_p_value, clopper_pearson
 from fedsim.audit.types import Finding, Release, Scores, ThreatModel, Truth
 from fedsim.audit.view import AdversaryView
+from fedsim.seeding import numpy_stream
 
 CLOSE = 1e-3
 """Mean squared error below which an image counts as found, as in the papers."""
@@ -77,7 +81,39 @@ def findings_of(attack: str, threat: ThreatModel, scores: Scores, truth: Truth) 
             f"{attack}.gradient.label_accuracy", metric="label_accuracy", null=None,
             estimate=clopper_pearson(right, n), **common,
         ),
+        *(of_distilled(images, labels[1].flatten(), truth, common, attack) if "pool" in truth else ()),
     ]  # fmt: skip
+
+
+def of_distilled(images: Tensor, labels: Tensor, truth: Truth, common: dict[str, Any], attack: str) -> list[Finding]:
+    """Images (n, c, h, w) from gradients on distilled data against the client's records and as many held-out ones.
+
+    `nearer_to_member` is the share whose nearest record of the class is the client's, ½ without a leak; the p-value is
+    that of the gap of nearest distances, membership permuted within classes. Beside it the same of the true images.
+    """
+    members, classes = truth["pool_members"].astype(bool), truth["pool_labels"]
+    pool, apart = torch.from_numpy(truth["pool"]), labels.numpy()[:, None] != classes[None, :]
+    rng = numpy_stream(0, "gradients", "distilled")
+
+    def told(shown: Tensor) -> tuple[int, float, float]:
+        pixels = (255 * shown.clamp(0, 1)).round().to(torch.uint8)
+        away = np.where(apart, np.inf, between(pixels, pool, "standardised").numpy())
+        found = permutation_test(nearest_gap(away), members, classes, rng)
+        return int(members[away.argmin(1)].sum()), found.p, found.value
+
+    near, p, gap = told(images)
+    itself = dict(zip(("nearer_to_member", "p", "gap"), told(_flat(truth["images"])), strict=True))
+    note = f"{near} of {len(images)} images; of the distilled images themselves {itself['nearer_to_member']}"
+    return [
+        Finding(
+            f"{attack}.gradient.nearer_to_member", metric="nearer_to_member", null=0.5, p=p, note=note,
+            estimate=clopper_pearson(near, len(images)), details={"gap": gap, "distilled_images": itself}, **common,
+        )
+    ]  # fmt: skip
+
+
+def _flat(images: np.ndarray) -> Tensor:
+    return torch.from_numpy(images).flatten(0, 1).float() / 255
 
 
 def _matched(found: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,7 +30,7 @@ from jaxtyping import Float64
 from pydantic import model_validator
 
 from attacks.membership_findings import Case, findings_of, rows_of, stacked
-from attacks.membership_networks import MembershipConfig, Reader, losses, threat_of
+from attacks.membership_networks import MODELS, MembershipConfig, Reader, losses, threat_of
 from attacks.membership_statistics import best_threshold, memberships
 from fedsim.audit.types import Finding, Knowledge, Release, Scores, ThreatModel, Truth
 from fedsim.audit.view import AdversaryView, Released
@@ -47,10 +47,10 @@ class Config(MembershipConfig):
 
     @model_validator(mode="after")
     def _training_set_seen(self) -> Config:
-        if self.release == "server_model" and self.threshold == "training_mean":
+        if self.release in MODELS and self.threshold == "training_mean":
             raise ValueError(
-                "threshold: got training_mean with release: server_model; valid: shadows, what a released model was "
-                "trained on is not released"
+                f"threshold: got training_mean with release: {self.release}; valid: shadows, what a released model "
+                "was trained on is not released"
             )
         return self
 

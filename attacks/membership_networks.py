@@ -48,10 +48,11 @@ class MembershipConfig(Section):
 
     name: Any
     """Name of the attack; each one narrows it to its own."""
-    release: Literal["final_set", "client_sets", "server_model"] = "client_sets"
-    """What is attacked: the union of all clients' last sets, all sets of one client, or the server's last model."""
+    release: Literal["final_set", "client_sets", "server_model", "update"] = "client_sets"
+    """What is attacked: the union of all clients' last sets, all sets of one client, the server's last model, or the
+    weights that one client sent back in every round."""
     networks: int = Field(default=5, ge=1)
-    """K: networks that the adversary trains on released sets; a released model is used as it is."""
+    """K: networks that the adversary trains on released sets; released models are used as they are."""
     train: TrainConfig | None = None
     """How it trains them; null: as the server does."""
 
@@ -60,6 +61,7 @@ _WHO: dict[Release, tuple[str, Literal["third_party", "server"]]] = {
     Release.FINAL_SET: ("set_reader", "third_party"),
     Release.CLIENT_SETS: ("curious_server", "server"),
     Release.SERVER_MODEL: ("model_user", "third_party"),
+    Release.UPDATE: ("curious_server", "server"),
 }
 
 
@@ -75,6 +77,10 @@ def threat_of(config: MembershipConfig, *knows: Knowledge) -> ThreatModel:
         sees=frozenset({release}),
         knows=frozenset(always | set(knows)),
     )
+
+
+MODELS = (Release.SERVER_MODEL, Release.UPDATE)
+"""Releases that are models, for which nothing is trained."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +137,10 @@ class Reader:
         if self.config.release == Release.SERVER_MODEL:
             yield public.with_weights(released.server_model()).eval()
             return
+        if self.config.release == Release.UPDATE:
+            for weights in released.updates():
+                yield public.with_weights(weights).eval()
+            return
         like = state(public.fresh(torch.Generator()))
         for row in self.cached("networks", lambda: self._train(released), *self._trained(released)):
             vector = torch.from_numpy(np.array(row)).to(public.device)
@@ -138,7 +148,7 @@ class Reader:
 
     def _trained(self, released: Released) -> tuple[object, ...]:
         """What trained networks depend on."""
-        if self.config.release == Release.SERVER_MODEL:
+        if self.config.release in MODELS:
             return released.key, self.config.release
         return released.key, self.config.release, self.config.networks, digest(self._settings())
 

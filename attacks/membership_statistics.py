@@ -1,6 +1,6 @@
 """One number per candidate and run: large where the run's release looks as if the candidate had been a member.
 
-    model            mean over K networks trained on the release of φ = z_y − logsumexp(z_{≠y}); of a released model φ
+    model            mean over K networks trained on the release of φ = z_y − logsumexp(z_{≠y}); of released models φ
     nn_pixels        − min over synthetic images s of class y of ‖x − s‖, pixels in 0..1
     nn_embedding     the same in what P random networks see, whitened (membership_embeddings.py)
     align            the trace of x in the mean of the synthetic images of class y (there as well)
@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float64
 from pydantic import Field, model_validator
 
 from attacks.membership_embeddings import Embeddings, nearest_of
-from attacks.membership_networks import MembershipConfig, Reader, fingerprint
+from attacks.membership_networks import MODELS, MembershipConfig, Reader, fingerprint
 from fedsim.audit.types import Knowledge
 from fedsim.audit.view import AdversaryView, Released, Shadow
 from fedsim.seeding import Streams
@@ -41,7 +41,7 @@ class StatisticsConfig(MembershipConfig):
     """Settings of an attack that measures releases in several ways."""
 
     statistics: tuple[Statistic, ...] = Field(default=("model", "nn_pixels", "align"), strict=False, min_length=1)
-    """What is measured of every candidate; a released model has no images, so `model` alone."""
+    """What is measured of every candidate; released models have no images, so `model` alone."""
     random_networks: int = Field(default=64, ge=1)
     """P: random networks behind `align` and `nn_embedding`."""
     directions: int = Field(default=128, ge=1)
@@ -51,10 +51,10 @@ class StatisticsConfig(MembershipConfig):
     def _measurable(self) -> StatisticsConfig:
         if len(set(self.statistics)) < len(self.statistics):
             raise ValueError(f"statistics: got {', '.join(self.statistics)}; valid: each one once")
-        if self.release == "server_model" and self.statistics != ("model",):
+        if self.release in MODELS and self.statistics != ("model",):
             raise ValueError(
-                f"statistics: got {', '.join(self.statistics)} with release: server_model; valid: [model], a model has "
-                "no images to compare with"
+                f"statistics: got {', '.join(self.statistics)} with release: {self.release}; valid: [model], a model "
+                "has no images to compare with"
             )
         return self
 

@@ -9,6 +9,7 @@ from federated_cells import FEDMK_ON_MNIST
 from federated_tables import ablations, comparison, grids, private
 from gradient_tables import gradients
 from result_tables import architectures, curves, distillation, fedavg, federated, shelf
+from utility_tables import sections
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 
@@ -120,6 +121,7 @@ def page() -> str:
         *condensations(),
         *audits(),
         *gradients(),
+        *sections(),
     ])  # fmt: skip
 
 

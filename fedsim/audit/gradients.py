@@ -1,4 +1,4 @@
-"""What FedSGD would have sent: gradients of a client's own records at the weights it was sent first.
+"""What FedSGD would have sent: gradients of a client's own records at the weights it was sent first, or others.
 
 The evaluator computes them, so it knows the records; an attack gets the weights and the gradients.
 
@@ -52,6 +52,8 @@ class GradientCases:
     records: int
     """s."""
     seed: int
+    weights: Params | None = None
+    """θ; None: the weights that were sent first."""
 
     def positions(self) -> np.ndarray:
         """(n, s) records of the client, none twice; `UserError` where it has too few."""
@@ -68,7 +70,9 @@ class GradientCases:
         """The gradients, one case after another."""
         setting, found = self.parts.setting, []
         network = setting.first_network().eval()
-        params = {name: value.detach().clone() for name, value in network.state_dict().items()}
+        first = network.state_dict()
+        given = self.weights or first
+        params = {name: value.detach().to(first[name]).clone() for name, value in given.items()}
         for batch in self.positions():
             images = self.parts.images(batch)
             found.append(gradient(network, params, setting.normalise(images.pixels.to(setting.device)), images))

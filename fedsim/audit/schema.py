@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -31,12 +31,16 @@ class ControlsConfig(Section):
 
 
 class GradientsConfig(Section):
-    """Gradients of the client's records, as FedSGD would have sent them, for the attacks that see such."""
+    """Gradients as FedSGD would have sent them, for the attacks that see such."""
 
+    of: Literal["records", "synthetic"] = Field(default="records", exclude_if=lambda value: value == "records")
+    """What they are taken on: the client's records, or the images of its last synthetic set."""
+    at: Literal["first", "last"] = Field(default="first", exclude_if=lambda value: value == "first")
+    """The weights: those that clients are sent first, or the server's after the last round."""
     cases: int = Field(default=10, ge=1)
     """Gradients attacked."""
     records: int = Field(default=1, ge=1)
-    """Records of each."""
+    """Records, or synthetic images, of each."""
 
 
 class AuditRun(Section):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedsim.audit.distilled_gradients import DistilledCases
 from fedsim.audit.gradients import GradientCases
 from fedsim.audit.schema import AuditRun
 from fedsim.audit.types import Knowledge, ThreatModel, Truth
@@ -63,16 +64,21 @@ class Targets:
         """Releases of a row's run, of the audited client, or of another in the first round: what it then sends knows
         nothing of the audited one."""
         folder = self.folders[row]
-        broadcasts = (lambda: received(folder, self.config.client)) if self.config.run.transcript == "all" else None
         who = self.config.client if client is None else client
+        broadcasts = (lambda: received(folder, who)) if self.config.run.transcript == "all" else None
         until = None if client is None else 1
         release = (lambda: self.cases(row).release()) if client is None else None
         return Source(folder, who, lambda: server_weights(folder), broadcasts, release, until)
 
-    def cases(self, row: int) -> GradientCases:
-        """Batches of the audited client's records in a row's run."""
-        asked, run = self.config.gradients, self.config.row(row)
-        return GradientCases(settled(Parts(run)), self.config.client, asked.cases, asked.records, self.config.seed)
+    def cases(self, row: int) -> GradientCases | DistilledCases:
+        """Batches of the audited client's records in a row's run, or of the last set that it sent."""
+        asked, client = self.config.gradients, self.config.client
+        parts = settled(Parts(self.config.row(row)))
+        weights = server_weights(self.folders[row]) if asked.at == "last" else None
+        if asked.of == "records":
+            return GradientCases(parts, client, asked.cases, asked.records, self.config.seed, weights)
+        sets = Source(self.folders[row], client, dict).sets()
+        return DistilledCases(parts, sets, client, asked.cases, asked.records, self.config.seed, weights)
 
     def truth(self, row: int) -> Truth:
         """Who of the pool was a member, and the classes."""

@@ -23,6 +23,7 @@ from fedsim.data.synthetic import SyntheticSet
 from fedsim.data.transforms import Normalise
 from fedsim.models.execution import AS_WRITTEN, Execution
 from fedsim.models.network import Network
+from fedsim.runs import load_tensors
 from fedsim.training.train import TrainConfig
 from fedsim.types import Params, UserError
 
@@ -44,7 +45,7 @@ class Source:
     gradients: Callable[[], GradientRelease] | None = None
     """Makes what FedSGD would have sent; None: not asked for."""
     until: int | None = None
-    """Last round of which sets are shown; None: all."""
+    """Last round of which sets, weights sent and weights sent back are shown; None: all."""
 
     def sets(self, round_number: int | None = None) -> list[Path]:
         """Synthetic sets: of this client in every round, or of all clients in one round."""
@@ -52,6 +53,11 @@ class Source:
         who = f"client_{self.client:04d}" if round_number is None else "client_*"
         folders = (self.run / "synthetic" / f"round_{number:03d}" for number in numbers)
         return [path for folder in folders for path in sorted(folder.glob(f"{who}.safetensors"))]
+
+    def updates(self) -> list[Path]:
+        """Weights that this client sent back, in the order of rounds."""
+        found = sorted((self.run / "transcript").glob(f"round_*/client_{self.client:04d}.safetensors"))
+        return [path for path in found if int(path.parent.name.removeprefix("round_")) <= (self.until or sys.maxsize)]
 
     def rounds(self) -> int:
         """Rounds of which sets are shown."""
@@ -82,13 +88,24 @@ class Released:
         self._needs(Release.SERVER_MODEL)
         return self._source.server_model()
 
+    def updates(self) -> list[Params]:
+        """The weights that the audited client sent back, in the order of rounds."""
+        self._needs(Release.UPDATE)
+        paths = self._source.updates()
+        if not paths:
+            raise UserError(
+                f"{self._source.run} keeps no weights of a client; audit a run of an algorithm that uploads them "
+                "(transcript=uploads)"
+            )
+        return [load_tensors(path)[0] for path in paths]
+
     def broadcasts(self) -> list[Params]:
         """The weights that the client was sent, round by round."""
         if Knowledge.WEIGHTS not in self._threat.knows:
             raise NotGranted(f"{self._threat.name} does not know the weights of each round")
         if self._source.broadcasts is None:
             raise UserError("broadcasts were not kept; run with transcript=all")
-        return self._source.broadcasts()
+        return self._source.broadcasts()[: self._source.until]
 
     def gradients(self) -> GradientRelease:
         """The gradients that the audited client would have sent under FedSGD."""
