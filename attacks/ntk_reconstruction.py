@@ -24,6 +24,7 @@ Cost    iterations × the double backward pass of m images; memory of a few copi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -34,10 +35,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from attacks.attempts import seeded
+from attacks.gradient_findings import first
 from attacks.gradient_matching import Observed, Reconstruction, squared
 from attacks.smooth import softplus
+from attacks.update_findings import findings_of
 from fedsim.audit.tangent import combination
-from fedsim.audit.types import Knowledge, Release, ThreatModel
+from fedsim.audit.types import Finding, Knowledge, Release, Scores, ThreatModel, Truth
 from fedsim.config import Section
 from fedsim.models.network import Network
 from fedsim.types import Params, UserError
@@ -146,6 +149,10 @@ class NTKReconstruction:
     def __init__(self, config: Config) -> None:
         self.config = config
 
+    def evaluate(self, scores: Sequence[Scores], truths: Sequence[Truth]) -> list[Finding]:
+        """Identification against exchanged records, images, labels; INCONCLUSIVE where training was not lazy."""
+        return findings_of("ntk_reconstruction", self.threat, *first(scores, truths))
+
     def reconstruct(self, observed: Observed, rng: torch.Generator) -> Reconstruction:
         """Images, and labels by their duals, of each θ₀ − θ_T; `gradient_loss` is the loss, 0 where all is explained.
 
@@ -158,8 +165,8 @@ class NTKReconstruction:
         start = seeded(observed.problems, self.config.restarts, rng, tangent.start)
         tries = [(problem, attempt) for problem in range(observed.problems) for attempt in range(self.config.restarts)]
         points, losses = [], []
-        for first in range(0, len(tries), self.config.width):
-            some = tries[first : first + self.config.width]
+        for place in range(0, len(tries), self.config.width):
+            some = tries[place : place + self.config.width]
             problem = torch.tensor([one for one, _ in some], device=device)
             point = self._descend(tangent, problem, torch.stack([start(*one) for one in some]))
             points.append(point)

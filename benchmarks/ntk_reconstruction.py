@@ -7,8 +7,8 @@ a mean squared error of 1e-4. For every part:
 
     residual         ρ of the evaluator (fedsim/audit/tangent.py); above 0.2 the part is INCONCLUSIVE, whatever was found
     identified       records whose matched reconstruction is nearer to them than to 99 held-out ones of the same digit
-    null             the same count where n held-out records of the same digits stand in for the training records, 99 times;
-                     p = (1 + draws that count as many or more) / 100
+    null             the same count where held-out records of the same digits take the places of the training records
+                     (attacks/exchange.py), mean of 999 draws; p = (1 + draws that count as many or more) / 1000
     accuracy         10,000 test images: trained on the records, on the reconstructions with the labels of their duals (RKIP),
                      on as many other records; each from weights of its own
 
@@ -29,17 +29,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from ntk_evidence import DRAWS, Digits, compared, panel
+from ntk_evidence import DRAWS, Digits, panel
 from ntk_training import SHAPE, Problem, linear, problem, trained
 from pairs import machine
 from torch import Tensor
 
+from attacks.exchange import Exchange, exchanged, p_value
 from attacks.gradient_matching import Observed, Reconstruction, stack
 from attacks.ntk_reconstruction import Config, NTKReconstruction
 from fedsim.audit.tangent import LAZY, residual
 from fedsim.config import dump
 from fedsim.data.transforms import Normalise
-from fedsim.seeding import stream
+from fedsim.seeding import numpy_stream, stream
 
 RESULTS = Path(__file__).parent / "results/ntk"
 RETRAINING = 2000
@@ -133,27 +134,30 @@ def attacked(part: Part, data: dict[str, np.ndarray], config: Config, device: st
     observed = Observed(problems[0].network, params, stack(changes), SHAPE, outputs, PLAIN, part.records)
     found = NTKReconstruction(config).reconstruct(observed, stream(0, "ntk"))
     for seed, true in enumerate(truths):
-        seen = compared(found.images[seed], true, seed)
+        others = true.others(seed)
+        seen = exchanged(found.images[seed], true.images, others, DRAWS, numpy_stream(seed, "exchange"))
         if seed == 0:
-            panel(picture, found.images[0], true, seen)
+            panel(picture, found.images[0], true, others, seen)
         rows[seed] |= outcome(part, seed, true, seen, found) | {
             "accuracy": retrained(part, seed, true, found.images[seed], found.labels[seed], data)
         }
     return summed(part, rows)
 
 
-def outcome(part: Part, seed: int, true: Digits, seen: dict[str, Any], found: Reconstruction) -> dict[str, Any]:
+def outcome(part: Part, seed: int, true: Digits, seen: Exchange, found: Reconstruction) -> dict[str, Any]:
     """Of one seed."""
     labels = true.labels % 2 if part.task == "parity" else true.labels
-    named = found.labels[seed][torch.from_numpy(seen["place"]).to(labels.device)]
+    named = found.labels[seed][torch.from_numpy(seen.place).to(labels.device)]
+    errors, count = seen.errors / np.prod(SHAPE), int(seen.identified.sum())
     return {
         "loss": float(found.gradient_loss[seed]),
-        "identified": seen["identified"],
-        "null_mean": float(np.mean(seen["null"])),
-        "p": (1 + sum(one >= seen["identified"] for one in seen["null"])) / (1 + DRAWS),
-        "mse_median": float(np.median(seen["mse"])),
-        "mse_below_0.01": int((seen["mse"] < 0.01).sum()),
-        "mse_below_0.001": int((seen["mse"] < 0.001).sum()),
+        "identified": count,
+        "null_mean": float(seen.null.mean()),
+        "null_most": int(seen.null.max()),
+        "p": p_value(count, seen.null),
+        "mse_median": float(np.median(errors)),
+        "mse_below_0.01": int((errors < 0.01).sum()),
+        "mse_below_0.001": int((errors < 0.001).sum()),
         "labels_right": int((named == labels).sum()),
     }
 
