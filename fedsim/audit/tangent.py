@@ -76,6 +76,12 @@ def residual(
     return float((_squared(left) / whole).sqrt())
 
 
+def residuals(network: Network, params: Params, changes: Params, images: Float[Tensor, "b n c h w"]) -> list[float]:
+    """ρ of each of b changes, stacked with b first, all from the same θ."""
+    each = range(len(images))
+    return [residual(network, params, {name: one[row] for name, one in changes.items()}, images[row]) for row in each]
+
+
 def least_squares(
     forward: Callable[[Tensor], Params], back: Callable[[Params], Tensor], goal: Params, iterations: int
 ) -> tuple[Tensor, Params]:

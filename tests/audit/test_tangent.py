@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedsim.audit.tangent import LAZY, along, combination, least_squares, residual
+from fedsim.audit.tangent import LAZY, along, combination, least_squares, residual, residuals
 from fedsim.models.functional import flatten, state, unflatten
 from fedsim.models.mlp import MLP, Config
 from fedsim.models.network import Network, build_network
@@ -53,6 +53,15 @@ def test_one_step_of_descent_is_lazy_and_other_records_do_not_explain_it():
     step = combination(network, params, images[:2], torch.ones(2, OUTPUTS).double())
     assert residual(network, params, step, images[:2]) < 1e-9 < LAZY
     assert residual(network, params, step, images[2:]) > LAZY
+
+
+def test_residuals_are_those_of_each_change_with_its_own_records():
+    network, params, images = made(width=16)
+    step = combination(network, params, images[:2], torch.ones(2, OUTPUTS).double())
+    changes = {name: torch.stack([value, value]) for name, value in step.items()}
+    own, other = residuals(network, params, changes, torch.stack([images[:2], images[2:4]]))
+    assert own < 1e-9
+    assert other == residual(network, params, step, images[2:4])
 
 
 def test_stopping_early_never_makes_the_residual_smaller():
