@@ -13,7 +13,6 @@ from fedsim import api, catalog
 from fedsim.data.synthetic import SyntheticSet
 from tests.distill.test_every_method import SMALL
 
-
 METHODS = catalog.names("method")
 MODEL: dict[str, Any] = {"name": "convnet", "depth": 2, "width": 8}
 RUN = (

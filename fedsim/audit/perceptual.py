@@ -22,13 +22,19 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fedsim.data.torchvision_binary import ensure_operators
 from fedsim.types import UserError
 
-FILES = ("alexnet-owt-7be5be79.pth", "alex.pth")
-"""Torchvision's AlexNet, and the weights v of LPIPS 0.1, as they are published."""
+FILES = ("alexnet-owt-7be5be79.safetensors", "alex.safetensors")
+"""Torchvision's AlexNet, and the weights v of LPIPS 0.1: the published .pth files, converted, as no pickle is read."""
+CONVERT = (
+    'python -c "import torch; from safetensors.torch import save_file; '
+    "save_file(torch.load('NAME.pth', weights_only=True), 'NAME.safetensors')\""
+)
+"""What turns a published file into one that is read."""
 SIDE, CHUNK = 64, 128
 """Least side of an image; images of one pass."""
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
@@ -47,7 +53,10 @@ def lacking() -> str:
     absent = [name for name in FILES if not (folder() / name).is_file()]
     if not absent:
         return ""
-    return f"the weights of LPIPS are not on disk: {', '.join(absent)}, in FEDSIM_LPIPS or FEDSIM_DATA/lpips"
+    return (
+        f"the weights of LPIPS are not on disk: {', '.join(absent)}, in FEDSIM_LPIPS or FEDSIM_DATA/lpips; convert the "
+        f"published files where you trust them: {CONVERT}"
+    )
 
 
 def load() -> tuple[nn.Sequential, list[Tensor]]:
@@ -57,7 +66,7 @@ def load() -> tuple[nn.Sequential, list[Tensor]]:
     ensure_operators()
     from torchvision.models import alexnet
 
-    backbone, heads = (torch.load(folder() / name, map_location="cpu", weights_only=True) for name in FILES)
+    backbone, heads = (load_file(folder() / name) for name in FILES)
     with torch.device("meta"):
         layers = alexnet(weights=None).features
     layers = layers.to_empty(device="cpu")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from fedsim.audit import perceptual
@@ -74,12 +75,12 @@ def test_weights_are_read_or_missed_by_name(tmp_path, monkeypatch):
     kept |= {f"features.{at}.bias": torch.ones(shape[0]) for at, shape in shapes.items()}
     kept["classifier.1.weight"] = torch.zeros(2, 2)
     heads = {f"lin{at}.model.1.weight": torch.ones(1, width, 1, 1) for at, width in enumerate((64, 192, 384, 256, 256))}
-    torch.save(kept, tmp_path / FILES[0])
-    torch.save(heads, tmp_path / FILES[1])
+    save_file(kept, tmp_path / FILES[0])
+    save_file(heads, tmp_path / FILES[1])
     assert lacking() == ""
     layers, weights = load()
     assert len(vectors(torch.rand(1, 1, 8, 8, generator=stream(3)), layers, weights)[0]) == 31872
     heads["lin0.model.1.weight"][0, 0] = -1
-    torch.save(heads, tmp_path / FILES[1])
+    save_file(heads, tmp_path / FILES[1])
     with pytest.raises(UserError, match="below 0"):
         perceptual.load()
