@@ -116,7 +116,7 @@ def pilot(raw: Raw, key: str, scratch: Path) -> Raw:
 
 
 def _val(raw: Raw, rounds: int, seed: int, scratch: Path) -> list[float]:
-    config = alone(resolve(FederatedRun, raw | {"rounds": rounds, "seed": seed, "transcript": "none"}))
+    config = alone(resolve(FederatedRun, raw | {"rounds": rounds, "seed": seed, "transcript": "uploads"}))
     return RunDirectory(execute(config, scratch / "pilots")).read_json("result")["accuracy_by_round"]
 
 

@@ -10,15 +10,16 @@ import torch
 
 from attacks.identification import Config, Identification, least_outside, names
 from attacks.inverting_gradients import Config as InversionConfig
+from attacks.membership_networks import MembershipConfig, Reader, threat_of
 from attacks.update_scores import UpdateRounds
 from fedsim.audit.types import Knowledge, NotGranted, Release
-from fedsim.audit.view import Public, Released, Source
+from fedsim.audit.view import AdversaryView, Public, Released, Source
 from fedsim.config import validate
 from fedsim.data.images import Images
 from fedsim.data.transforms import Normalise
 from fedsim.models.functional import state
 from fedsim.runs import save_tensors
-from fedsim.seeding import numpy_stream, stream
+from fedsim.seeding import Streams, numpy_stream, stream
 from fedsim.types import UserError
 from tests.attacks.small_audit import CLASSES, SHAPE, Audit, mlp, noise_images, publish
 
@@ -109,7 +110,7 @@ def test_trace_and_gain_are_those_of_their_equations(tmp_path: Path) -> None:
 def test_a_step_of_one_batch_is_inverted_into_as_many_images_of_every_class(tmp_path: Path) -> None:
     update = Update(tmp_path)
     rounds = UpdateRounds(update.public, update.sent, update.back)
-    quick = InversionConfig(iterations=200, total_variation=0.0)
+    quick = InversionConfig(iterations=80, total_variation=0.0)
     found = rounds.inverted(quick, 2, stream(0, "inversion"))
     assert found.labels.tolist() == [label for label in range(CLASSES) for _ in range(2)]
 
@@ -135,3 +136,17 @@ def test_updates_are_for_a_server_and_until_hides_later_rounds(tmp_path: Path) -
     assert (len(early.updates()), len(early.broadcasts())) == (1, 1)
     with pytest.raises(NotGranted):
         update.released(reader).updates()
+
+
+def test_models_that_were_sent_back_are_read_as_they_are(tmp_path: Path) -> None:
+    """LiRA's `model` of an update: the confidence of each round's weights, for which nothing is trained."""
+    update = Update(tmp_path)
+    threat = threat_of(MembershipConfig(name="x", release="update"))
+    source = Source(tmp_path, 0, lambda: update.back[-1])
+    view = AdversaryView(threat, Released(source, threat, "x"), update.public, {Knowledge.CANDIDATES: update.records})
+    found = Reader.of(view, MembershipConfig(name="x", release="update"), Streams(0)).confidences(
+        view.released, update.records
+    )
+    first, second = (UpdateRounds(update.public, [update.sent[0]], [one]).gain(update.records) for one in update.back)
+    assert found.shape == (2, 12)
+    np.testing.assert_allclose(found[1] - found[0], second - first, atol=1e-5)

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from attacks.dlg import DLG
 from attacks.gradient_findings import findings_of
 from fedsim.audit.distilled_gradients import DistilledCases
+from fedsim.audit.schema import load_audit
+from fedsim.audit.targets import Targets
 from fedsim.build import Parts
 from fedsim.data.synthetic import SyntheticSet
 from fedsim.models.functional import state
@@ -76,3 +78,13 @@ def test_a_run_without_sets_and_too_many_cases_are_refused(made: DistilledCases)
         DistilledCases(**{**vars(made), "sets": []}).release()
     with pytest.raises(UserError, match="valid: at most 20"):
         DistilledCases(**{**vars(made), "cases": 7}).truth()
+
+
+def test_an_audit_asks_for_them_by_its_file(made: DistilledCases, tmp_path: Path) -> None:
+    config = load_audit(Path("configs/audit/quick.yaml"), ["gradients={of: synthetic, cases: 2}"])
+    folder = tmp_path / "synthetic" / "round_001"
+    folder.mkdir(parents=True)
+    (folder / "client_0000.safetensors").write_bytes(made.sets[0].read_bytes())
+    cases = Targets(config, {0: tmp_path}).cases(0)
+    assert isinstance(cases, DistilledCases)
+    assert (cases.sets, cases.cases, cases.weights) == ([folder / "client_0000.safetensors"], 2, None)
