@@ -21,7 +21,8 @@ def checked(stub: Callable[..., Any]) -> Callable[..., Any]:
     A checker takes milliseconds to make: most functions are never called by one process, and a closure is defined anew
     by each call of the function around it, always with the same signature.
     """
-    if stub.__annotations__.get("return", Any) is not Any:
+    result = stub.__annotations__.get("return", Any)
+    if result is not Any and "~" not in repr(result):  # a type variable is solved with the parameters
         return _returned(stub)
     checker: Callable[..., Any] | None = None
 
@@ -47,16 +48,19 @@ def _returned(stub: Callable[..., Any]) -> Callable[..., Any]:
         nonlocal checker
         if checker is None:
             hint = stub.__annotations__["return"]
-            key = ("return", stub.__module__, repr(hint))
-            checker = _checkers[key] = _checkers.get(key) or _beartype(_identity(hint))
+            key = ("return", stub.__module__, stub.__qualname__, repr(hint))
+            checker = _checkers[key] = _checkers.get(key) or _beartype(_identity(stub, hint))
         return checker(named[name])
 
     return check
 
 
-def _identity(hint: Any) -> Callable[[Any], Any]:
+def _identity(stub: Callable[..., Any], hint: Any) -> Callable[[Any], Any]:
+    """Returns what it is given; its annotation is looked up where that of `stub` is."""
+
     def value(given: Any) -> Any:
         return given
 
+    value.__module__, value.__qualname__ = stub.__module__, stub.__qualname__
     value.__annotations__ = {"return": hint}
     return value
