@@ -81,7 +81,7 @@ def undisturbed(name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", METHODS)
-@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(counts=st.lists(st.sampled_from([0, 1, 3, 5]), min_size=3, max_size=4).filter(lambda n: sum(n) > 0))
 def test_a_client_may_hold_none_one_or_three_images_of_a_class(name: str, counts: list[int]) -> None:
     found = condensed(name, tuple(counts))

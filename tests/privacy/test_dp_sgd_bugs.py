@@ -22,7 +22,7 @@ from tests.reference.dp_sgd import BOUND, TRAINING, Silent, agreed, noise, train
 LR = TRAINING.lr
 
 
-def within(neighbours: int = 25) -> bool:
+def within(neighbours: int = 12) -> bool:
     """Whether one record more moves the released sum by at most C: the weights by at most ηC/L."""
     one = agreed(rate=1.0, steps=1)
     for index in range(neighbours):
