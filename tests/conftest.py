@@ -9,8 +9,13 @@ settings.register_profile("fedsim", deadline=None)
 settings.load_profile("fedsim")
 
 LONGEST = (
-    "test_experiment", "test_auditing", "test_superlink", "test_experiment_central", "test_experiment_faults", "test_ray"
-)  # fmt: skip
+    "test_experiment",
+    "test_auditing",
+    "test_superlink",
+    "test_experiment_central",
+    "test_experiment_faults",
+    "test_ray",
+)
 """Files that begin first, so that no worker is left with one of them when the others have nothing to do."""
 
 

@@ -56,7 +56,9 @@ def test_uploads_of_private_pixels_are_announced(method, line, tmp_path, capsys)
     assert "<b>Real images.</b>" in (run / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_an_interrupt_saves_the_state_and_exits_with_130(tmp_path):
+    """By a signal of the system; test_cli.py says the same of an interrupt in this process."""
     words = ["run", str(CONFIG), *HERE, "rounds=200", "--out", str(tmp_path)]  # it is never over before the signal
     hearing = "import signal, runpy; signal.signal(signal.SIGINT, signal.default_int_handler)"
     hearing += "; runpy.run_module('fedsim', run_name='__main__', alter_sys=True)"
