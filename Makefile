@@ -21,10 +21,10 @@ demo: .venv/base
 
 superlink-demo: .venv/base
 	$(RUN)/fedsim run configs/quickstart/feddm_digits.yaml engine.name=superlink engine.security=tls_auth \
-	  participation.per_node=5 method.iterations=100 controls.upload_real_subset=false
+	  participation.per_node=5 method.iterations=30 controls.upload_real_subset=false
 
 test: .venv/dev
-	$(RUN)/python -m pytest -n 2
+	$(RUN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv/dev
 	$(BIN)/ruff check .

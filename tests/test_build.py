@@ -79,7 +79,7 @@ def test_a_run_with_changed_own_code_is_not_mistaken_for_the_old_one(mine, tmp_p
     config.write_text(
         "{rounds: 1, data: {name: digits}, partition: {name: iid, clients: 2}, model: {name: mlp}, "
         "algorithm: {name: feddm}, method: {name: 'my_own_method:Mine', ipc: 2}, server: {epochs: 1}, "
-        "controls: {upload_real_subset: false}}"
+        "controls: {upload_real_subset: false}, compute: {workers: 0}}"
     )
     words = ["run", str(config), "--out", str(tmp_path / "runs")]
     assert main(words) == 0

@@ -107,7 +107,8 @@ def test_beside_another_mechanism_it_has_an_agreement_of_its_own(tmp_path):
     """Its upload is weighted by noisy counts whatever the run's mechanism sends."""
     method = {"name": "meta_knowledge", "ipc": 1, "iterations": 1, "batch_real": 0, "inner_steps": 1}
     private = {"name": "gradients", "target_epsilon": 8.0, "public_bound": 2000, "noise": "seeded"}
-    raw = merge(parse_yaml(TINY, "test"), {"privacy": private, "rounds": 1, "algorithm": "fedmk"}) | {"method": method}
+    small = {"name": "fedmk", "generator": {"width": 4, "steps": 2, "batch": 8, "pseudo": 1}}
+    raw = merge(parse_yaml(TINY, "test"), {"privacy": private, "rounds": 1, "algorithm": small}) | {"method": method}
     found = json.loads((execute(resolve(FederatedRun, raw), tmp_path) / "result.json").read_text())
     beside = found["controls"]["noisy_class_means"]
     assert beside["epsilon"] == pytest.approx(8.0, abs=1e-6)

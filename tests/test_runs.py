@@ -21,9 +21,9 @@ from tests.reference.tiny_run import TINY, InlineGrid
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run, made with a real worker."""
+    """A finished run."""
     home = tmp_path_factory.mktemp("ein Lauf, fertig — ✓")
-    (home / "tiny.yaml").write_text(TINY)
+    (home / "tiny.yaml").write_text(TINY.replace("{chunk: 0}", "{chunk: 0, workers: 0}"))
     assert main(["run", str(home / "tiny.yaml"), "--out", str(home / "runs")]) == 0
     return home
 

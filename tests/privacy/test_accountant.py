@@ -92,7 +92,7 @@ def test_delta_is_right_where_the_equation_overflows_or_cancels(mu, epsilon):
     """Against δ = ∫ (1 − e^{ε−t}) dP over the privacy loss t ~ N(μ²/2, μ²), in steps of its tail."""
     a = epsilon / mu - mu / 2  # δ = ∫_a^∞ φ(z) (1 − e^{−μ(z − a)}) dz, scaled by φ(a)
     width = min(1.0, 1 / max(a, 1.0))
-    steps, total = 200_000, 0.0
+    steps, total = 50_000, 0.0
     for index in range(steps):
         u = (index + 0.5) / steps * 40 * width
         total += math.exp(-a * u - u * u / 2) * -math.expm1(-mu * u)
@@ -140,9 +140,9 @@ def test_noise_for_a_target_keeps_it_and_wastes_nothing(epsilon, delta, number, 
 
 
 def test_noise_for_a_target_under_sampling_keeps_it_and_wastes_little():
-    sigma = noise_for(2.0, DELTA, 200, 0.05)
-    assert guarantee([Releases(sigma, 200, 0.05)], DELTA).epsilon <= 2.0
-    assert guarantee([Releases(sigma * 0.997, 200, 0.05)], DELTA).epsilon > 2.0
+    sigma = noise_for(1.0, DELTA, 2, 0.01)  # other tests of this process ask the same, once
+    assert guarantee([Releases(sigma, 2, 0.01)], DELTA).epsilon <= 1.0
+    assert guarantee([Releases(sigma * 0.997, 2, 0.01)], DELTA).epsilon > 1.0
 
 
 @given(st.lists(st.tuples(st.floats(0.5, 50), st.integers(1, 100)), min_size=1, max_size=6))

@@ -41,11 +41,11 @@ def test_what_the_parties_agree_on_follows_from_the_settings():
 
 
 def test_a_sampled_run_is_accounted_for_with_its_rate():
-    terms = {"public_bound": 2000, "noise": "seeded", "target_epsilon": 2.0}
-    sampled, whole = (Features(Config(**terms, rate=rate), 30) for rate in (0.2, 1.0))
-    assert sampled.planned() <= 2.0
+    terms = {"public_bound": 2000, "noise": "seeded", "target_epsilon": 1.0}
+    sampled, whole = (Features(Config(**terms, rate=rate), 2) for rate in (0.01, 1.0))
+    assert sampled.planned() <= 1.0
     assert sampled.sigma < whole.sigma
-    assert guarantee([Releases(sampled.sigma, 30, 0.2)], 1e-5).method == "prv"
+    assert guarantee([Releases(sampled.sigma, 2, 0.01)], 1e-5).method == "prv"
 
 
 @pytest.mark.parametrize("rate", [1.0, 0.3])

@@ -26,19 +26,19 @@ TRAPS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     }),
     "T2": ("sums divided by the size of a class or batch [check]", {
         "privacy.test_planted_bugs": ("test_dividing_by_the_size_of_a_class_is_noticed",),
-        "privacy.test_dp_sgd": ("test_dividing_by_the_drawn_batch_is_noticed",),
+        "privacy.test_dp_sgd_bugs": ("test_dividing_by_the_drawn_batch_is_noticed",),
     }),
     "T3": ("noise of σ in the place of σ times the sensitivity [check]", {
         "privacy.test_planted_bugs": (
             "test_noise_that_forgets_the_sensitivity_is_noticed", "test_noise_that_forgets_the_count_is_noticed",
         ),
-        "privacy.test_dp_sgd": ("test_noise_that_forgets_the_clipping_norm_is_noticed",),
+        "privacy.test_dp_sgd_bugs": ("test_noise_that_forgets_the_clipping_norm_is_noticed",),
         "privacy.test_pooled": ("test_a_count_of_its_own_beside_it_is_noticed",),
         "distill.gradient.test_private_gradients": ("test_a_sensitivity_without_the_count_is_noticed",),
     }),
     "T4": ("clipping after averaging [check]", {
         "privacy.test_planted_bugs": ("test_clipping_after_summing_is_noticed",),
-        "privacy.test_dp_sgd": ("test_clipping_the_sum_is_noticed",),
+        "privacy.test_dp_sgd_bugs": ("test_clipping_the_sum_is_noticed",),
         "privacy.test_pooled": ("test_rows_that_are_not_clipped_are_noticed",),
         "distill.gradient.test_private_gradients": ("test_clipping_after_averaging_is_noticed",),
     }),
@@ -50,7 +50,7 @@ TRAPS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "T6": ("batch norm, by which images see each other, and draws in the order of the data [refusal, check]", {
         "privacy.test_owner": ("test_batch_norm_is_refused_before_anything_is_charged",),
         "privacy.test_planted_bugs": ("test_vectors_that_see_the_batch_are_noticed",),
-        "privacy.test_dp_sgd": ("test_batch_norm_is_refused_twice",),
+        "privacy.test_dp_sgd_bugs": ("test_batch_norm_is_refused_twice",),
         "distill.gradient.test_private_gradients": (
             "test_batch_norm_is_refused_before_anything_is_charged",
             "test_an_augmentation_drawn_in_the_order_of_the_data_is_noticed",
@@ -77,14 +77,14 @@ TRAPS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
         "federated.algorithms.test_private_fedavg": ("test_a_reply_holds_constants_and_the_average_is_uniform",),
     }),
     "T10": ("shuffled epochs accounted for as Poisson samples [check]", {
-        "privacy.test_dp_sgd": ("test_shuffled_epochs_in_the_place_of_coins_are_noticed",),
+        "privacy.test_dp_sgd_bugs": ("test_shuffled_epochs_in_the_place_of_coins_are_noticed",),
     }),
     "T11": ("noise from a seed that the config names [ledger]", {
         "privacy.test_agreement": (
             "test_seeded_noise_repeats_and_is_never_called_dp",
             "test_noise_of_the_system_is_drawn_without_the_runs_streams_and_never_repeats",
         ),
-        "privacy.test_ledger": ("test_a_seeded_run_is_labelled_and_its_premise_violated",),
+        "privacy.test_ledger_statement": ("test_a_seeded_run_is_labelled_and_its_premise_violated",),
         "federated.test_restart": (
             "test_a_result_without_the_ledgers_says_what_was_agreed_and_whether_it_is_a_simulation",
         ),
@@ -94,19 +94,18 @@ TRAPS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
             "test_logits_left_unclipped_beside_the_embedding_are_noticed",
             "test_embedding_and_logits_clipped_apart_are_noticed",
         ),
-        "privacy.test_dp_sgd": ("test_layers_clipped_apart_are_noticed",),
+        "privacy.test_dp_sgd_bugs": ("test_layers_clipped_apart_are_noticed",),
     }),
     "T14": ("a δ under which one record may be published [refusal]", {
-        "privacy.test_ledger": (
-            "test_a_delta_that_would_publish_a_record_is_refused", "test_a_client_above_the_public_bound_is_told",
-        ),
+        "privacy.test_ledger": ("test_a_delta_that_would_publish_a_record_is_refused",),
+        "privacy.test_ledger_statement": ("test_a_client_above_the_public_bound_is_told",),
     }),
     "T17": ("nothing done where a batch is empty or not finite [check]", {
         "privacy.test_planted_bugs": (
             "test_a_record_that_is_skipped_for_what_it_is_changes_no_other",
             "test_every_class_is_released_whether_it_is_held_or_not",
         ),
-        "privacy.test_dp_sgd": (
+        "privacy.test_dp_sgd_bugs": (
             "test_an_empty_batch_is_a_step_of_noise_like_any_other",
             "test_a_gradient_that_is_not_finite_counts_as_none",
         ),
@@ -122,7 +121,7 @@ TRAPS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "T19": ("noise or clipping in low precision [refusal, check]", {
         "privacy.test_mechanism": ("test_noise_of_low_precision_is_refused",),
         "privacy.test_planted_bugs": ("test_clipping_in_low_precision_is_noticed",),
-        "privacy.test_dp_sgd": ("test_noise_in_low_precision_is_refused",),
+        "privacy.test_dp_sgd_bugs": ("test_noise_in_low_precision_is_refused",),
     }),
     "T20": ("a δ that depends on data [type, ledger]", {
         "privacy.test_agreement": (

@@ -3,9 +3,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,70 +12,14 @@ from PIL import Image
 
 from fedsim.experiment import execute
 from fedsim.federated.record import read_records, write_records
-from fedsim.privacy.features import Config as FeaturesConfig
-from fedsim.privacy.features import Features
-from fedsim.privacy.ledger import Charge
-from fedsim.report.charts import accuracy_chart, loss_charts
+from fedsim.report.charts import loss_charts
 from fedsim.report.collect import collect
 from fedsim.report.html import png, render, write_report
-from fedsim.report.numbers import count, count_bytes, count_flops, percent, points, short
 from fedsim.runs import RunDirectory
 from fedsim.schema import Distillation, FederatedRun, resolve
 from fedsim.types import UserError
+from tests.report.pages import Page, page
 from tests.report.test_collect import write_run
-
-VOID = {"meta", "link", "img", "br", "input"}
-
-
-class Page(HTMLParser):
-    """Checks nesting; keeps tags, links and visible text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.addresses: list[str] = []
-        self.words: list[str] = []
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.addresses += [value or "" for key, value in attrs if key in {"src", "href", "action", "data"}]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if not {"style", "script"} & set(self.open):
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
-
-
-def page(*paths: Path) -> Page:
-    return Page(render(collect(paths)))
-
-
-def test_numbers_as_written() -> None:
-    assert (percent(0.8997), points(-0.081), points(0.02), count(1374090)) == (
-        "90.0%",
-        "−8.1",
-        "+2.0",
-        "1,374,090",
-    )
-    operations = [count_flops(value) for value in (0, 999, 1000, 3.14e9, 999_600, 2.5e18)]
-    assert operations == ["0", "999", "1 k", "3.14 G", "1 M", "2.5e+03 P"]
-    sizes = [count_bytes(value) for value in (0, 999, 1000, 101310, 999_600, 1374090, 2.5e9, 7e12)]
-    assert sizes == ["0 B", "999 B", "1 kB", "101 kB", "1 MB", "1.37 MB", "2.5 GB", "7 TB"]
-    assert short(-0.0123456) == "−0.01235"
 
 
 def test_one_run_says_what_a_reader_needs(tmp_path: Path) -> None:
@@ -99,57 +41,6 @@ def test_the_page_needs_nothing_from_outside(tmp_path: Path) -> None:
     assert "script" not in Page(text).tags
     assert re.findall(r"url\(|@import|https?://", text) == []
     assert text == render(collect([next(tmp_path.glob("fake/*"))]))
-
-
-def private_run(out: Path, noise: Any, clients: int) -> Path:
-    """A run of three clients that released twice each; the ledgers of so many of them can be read."""
-    agreed = Features(FeaturesConfig(target_epsilon=8.0, public_bound=2000, noise=noise), 2)
-    folders = [out / f"ledgers/{noise}/{client}" for client in range(clients)]
-    for folder in folders:
-        charge = Charge.of("", agreed.mechanism, 2, simulated=noise == "seeded")
-        agreed.ledger(folder).once(charge, lambda: {"values": torch.zeros(1)})
-    found = agreed.result([(folder, 10) for folder in folders], elsewhere=3 - clients)
-    path = write_run(out, noise)
-    run = RunDirectory(path)
-    told = {"epsilon": found["epsilon"], "delta": 1e-5, "privacy": found}
-    run.write_json("result", run.read_json("result") | told | {"small_classes": None, "clients_empty": None})
-    return path
-
-
-@pytest.mark.parametrize(("noise", "label"), [("seeded", "simulated_dp"), ("system", "dp")])
-@pytest.mark.parametrize("clients", [3, 0])
-def test_a_private_run_shows_its_ledger(tmp_path: Path, noise: str, label: str, clients: int) -> None:
-    path = private_run(tmp_path, noise, clients)
-    text, shown = render(collect([path])), page(path)
-    told = RunDirectory(path).read_json("result")["privacy"]
-    for words in (
-        "Differential privacy", f"ε {short(told['epsilon'])} for one record of one client", f"label {label}",
-        "δ 1e-05", "method gaussian", "adjacency add_remove", f"σ {short(told['sigma'])}",
-        "releases 2, each with C = 4", f"ledgers {clients} read", "Not covered", *told["not_covered"],
-    ):  # fmt: skip
-        assert words in shown.text, words
-    for one in told["assumptions"]:
-        assert " ".join((one["name"], one["status"], one["evidence"])) in shown.text
-    assert (text.count('<b class="alert">violated</b>'), "protects nobody" in text) == (
-        (1, True) if noise == "seeded" else (0, False)
-    )
-    assert ("ledgers stay with the clients" in shown.text) == (clients == 0)
-    assert "small cells" not in shown.text
-    assert "Who holds what" in shown.text
-
-
-def test_a_ledger_is_told_where_there_is_one(tmp_path: Path) -> None:
-    """Not of an open run; of a result that says little, what it says, escaped."""
-    assert "Differential privacy" not in page(write_run(tmp_path)).text
-    path = private_run(tmp_path, "system", 1)
-    run = RunDirectory(path)
-    result = run.read_json("result")
-    few = {"planned_epsilon": 8.0, "ledgers": 0, "sigma": 1.0, "label": "<b>dp", "epsilon": 8.0, "evidence": "planned"}
-    run.write_json("result", result | {"privacy": few})
-    shown = page(path)
-    assert "label <b>dp" in shown.text
-    assert "0 read; planned" in shown.text
-    assert "premise" not in shown.text
 
 
 def test_words_from_clients_are_escaped(tmp_path: Path) -> None:
@@ -245,12 +136,6 @@ def test_the_picture_of_a_column() -> None:
         assert drawn[2, :, 3].max() == 0
 
 
-def test_the_median_of_the_clients_losses(tmp_path: Path) -> None:
-    (chart,) = loss_charts(collect([write_run(tmp_path)])[0])
-    assert "median of clients: 1, 3<" in chart
-    assert "median of clients: 10, 1.25<" in chart
-
-
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run's folder"):
         write_report([tmp_path], tmp_path / "report.html")
@@ -285,35 +170,6 @@ def test_a_real_federated_run_with_faults(tmp_path: Path) -> None:
     shown = Page((path / "report.html").read_text())
     assert "planned fault: client 2 raises in round 1" in shown.text
     assert "pixel values are not finite" in shown.text
-
-
-def test_accuracy_is_drawn_over_rounds_bytes_and_operations(tmp_path: Path) -> None:
-    """Rounds of 1500 and 2500 bytes up, 12000 down each, and of 2 and 4 billion operations."""
-    runs = collect([write_run(tmp_path)])
-    places = {
-        "round": ("round", ["1", "2"]),
-        "bytes": ("bytes up and down", ["13.5 kB", "28 kB"]),
-        "flops": ("client FLOPs", ["2 G", "6 G"]),
-    }
-    for over, (name, xs) in places.items():
-        chart = accuracy_chart(runs, over)  # pyright: ignore[reportArgumentType]
-        assert f"Accuracy on val by {name}" in chart
-        for x, y in zip(xs, ("60%", "80%"), strict=True):
-            assert re.search(rf"<title>[^<]*: {re.escape(x)}, {y}</title>", chart), (over, x)
-        assert ("with random real images uploaded instead" in chart) == (over != "flops")
-
-
-def test_operations_that_were_not_counted_are_not_drawn(tmp_path: Path) -> None:
-    path = write_run(tmp_path)
-    records = read_records(path)
-    for record in records:
-        record.client_flops = None
-    write_records(path, records)
-    runs = collect([path])
-    assert accuracy_chart(runs, "flops") == ""
-    assert runs[0].client_flops is None
-    assert "By what the clients computed" not in render(runs)
-    assert "By what travelled, up and down" in render(runs)
 
 
 def test_who_was_there_is_said_under_a_trace(tmp_path: Path) -> None:

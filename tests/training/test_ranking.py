@@ -98,7 +98,9 @@ def test_scores_stay_on_the_scale_and_grow_with_the_set(
 # --- the trainings ---
 
 
-@pytest.mark.parametrize("augment", [None, DSAConfig(), DSAConfig(strategy=("flip",))])
+@pytest.mark.parametrize(
+    "augment", [None, pytest.param(DSAConfig(), marks=pytest.mark.slow), DSAConfig(strategy=("flip",))]
+)
 def test_scores_are_those_of_the_accuracies(augment: DSAConfig | None) -> None:
     given_training = TRAIN.model_copy(update={"augment": augment})
     config, how = RankingConfig(w=0.3, gamma=0.8), evaluation(given_training)

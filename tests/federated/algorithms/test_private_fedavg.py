@@ -52,13 +52,13 @@ def ledger(folder: Path, client: int) -> Ledger:
 
 
 def test_the_command_spends_what_was_planned_and_says_that_it_is_a_simulation(tmp_path):
-    terms = {"target_epsilon": 8.0, "sigma": None, "steps": 1}
+    terms = {"target_epsilon": 1.0, "sigma": None, "steps": 1}
     (tmp_path / "tiny.yaml").write_text(to_yaml(config(terms)))
     assert main(["run", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "runs")]) == 0
     (path,) = (tmp_path / "runs").rglob("result.json")
     found = result(path.parent)
-    assert found["epsilon"] == found["privacy"]["planned_epsilon"] <= 8.0
-    assert found["epsilon"] > 7.9
+    assert found["epsilon"] == found["privacy"]["planned_epsilon"] <= 1.0
+    assert found["epsilon"] > 0.98
     assert (found["privacy"]["method"], found["privacy"]["label"], found["privacy"]["ledgers"]) == (
         "prv", "simulated_dp", 2,
     )  # fmt: skip

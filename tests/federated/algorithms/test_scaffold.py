@@ -154,7 +154,7 @@ def test_momentum_is_one_line() -> None:
 
 
 def run_of(out: Path, algorithm: str, **changes: Any) -> tuple[Path, dict[str, Any]]:
-    words = {"rounds": 3, "algorithm": algorithm, "method": None, "server": None, "partition": {"clients": 3}}
+    words = {"rounds": 2, "algorithm": algorithm, "method": None, "server": None, "partition": {"clients": 3}}
     raw = merge(parse_yaml(TINY, "test"), words | changes)
     folder = execute(resolve(FederatedRun, {key: value for key, value in raw.items() if value is not None}), out)
     return folder, json.loads((folder / "result.json").read_text())
@@ -177,9 +177,9 @@ def test_it_costs_twice_the_bytes_of_fedavg_both_ways(tmp_path: Path) -> None:
 def test_a_run_cut_off_in_its_last_round_ends_the_same(tmp_path: Path, changes: dict[str, Any]) -> None:
     """Cut off after a client had renewed its memory and before its upload was kept."""
     folder, whole = run_of(tmp_path, "scaffold", **changes)
-    memories = sorted(folder.glob("clients/*/round_003/memory.safetensors"))
+    memories = sorted(folder.glob("clients/*/round_002/memory.safetensors"))
     assert memories
-    for path in (folder / "result.json", folder / "checkpoints/round_0003.safetensors"):
+    for path in (folder / "result.json", folder / "checkpoints/round_0002.safetensors"):
         path.unlink()
     (memories[0].parent / "upload.safetensors").unlink()
     again, found = run_of(tmp_path, "scaffold", **changes)

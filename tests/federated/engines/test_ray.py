@@ -112,14 +112,14 @@ def test_a_client_that_hangs_loses_its_actor_and_the_next_message_is_answered(tm
 def test_a_whole_run_has_the_hash_of_the_local_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, privacy: dict[str, Any] | None
 ) -> None:
-    """With a client that fails, and nodes of two clients: three nodes on two actors. What was paid is the same too."""
+    """With a client that fails, and nodes of two clients: three nodes on one actor. What was paid is the same too."""
     monkeypatch.chdir(tmp_path)
     faults = [{"name": "raise", "client": 3, "round": 1}]
     changes = {"partition": {"clients": 5}, "participation": {"per_node": 2}, "faults": faults}
     changes |= {"compute": {"workers": 0}, "controls": {"noisy_class_means": False} if privacy else {}}
     changes |= {"privacy": privacy, "method": {"batch_real": 0}} if privacy else {}
     results = {}
-    for name, engine in {"local": {"name": "local"}, "ray": {"name": "ray", "cpus": 2}}.items():
+    for name, engine in {"local": {"name": "local"}, "ray": {"name": "ray", "cpus": 1}}.items():
         raw = merge(parse_yaml(TINY, "test"), {**changes, "engine": engine})
         folder = execute(resolve(FederatedRun, raw), tmp_path / name)
         results[name] = json.loads((folder / "result.json").read_text())
