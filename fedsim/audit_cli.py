@@ -40,7 +40,8 @@ def run(
 ) -> int:
     """Make the runs, attack what they released, judge, write card.json and card.html; prints the folder."""
     from fedsim.audit.schema import load_audit
-    from fedsim.auditing import audit, only
+    from fedsim.audit_judgement import only
+    from fedsim.auditing import audit
 
     folder, code = audit(
         only(load_audit(config, assignments or []), attack or []), out, resume=resume, argv=sys.argv[1:]

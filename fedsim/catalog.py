@@ -102,6 +102,7 @@ CATALOG: dict[str, dict[str, str]] = {
         "inverting_gradients": "attacks.inverting_gradients:InvertingGradients",
         "nearest_neighbour": "attacks.nearest_neighbour:NearestNeighbour",
         "extraction": "attacks.extraction:Extraction",
+        "one_run_canaries": "attacks.one_run_canaries:OneRunCanaries",
     },
 }
 

@@ -104,6 +104,11 @@ def judged(findings: Sequence[Finding], controls: Sequence[Control]) -> list[Fin
     ]
 
 
+def contradicted(findings: Sequence[Finding]) -> bool:
+    """Whether the registered one-run test says that the accountant is wrong."""
+    return any(one.confirmatory and bool(one.details.get("contradicted")) for one in findings)
+
+
 def to_json(card: Card) -> dict[str, Any]:
     """Plain values; what is not finite is written as text, since JSON has no name for it."""
     plain = asdict(card) | {"verdict": card.verdict, "exit_code": card.exit_code}

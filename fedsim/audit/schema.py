@@ -9,6 +9,8 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
+from fedsim import catalog
+from fedsim.audit.types import Subject
 from fedsim.config import Choice, Raw, Section, merge, override, read, validate
 from fedsim.data.split import MembershipConfig
 from fedsim.schema import FederatedRun, resolve
@@ -75,10 +77,30 @@ class AuditRun(Section):
             raise ValueError(f"attack {twice[0]} is there twice; audit it twice under other names of the audit")
         return self
 
+    @property
+    def subjects(self) -> frozenset[Subject]:
+        """What its attacks are run on."""
+        return frozenset(subject_of(attack) for attack in self.attacks)
+
     def row(self, row: int) -> FederatedRun:
         """The config of one run of the membership audit."""
-        member = MembershipConfig(client=self.client, row=row)
-        return self.run.model_copy(update={"audit": self.run.audit.model_copy(update={"membership": member})})
+        return self._with(membership=MembershipConfig(client=self.client, row=row), planted=None)
+
+    def plain(self) -> FederatedRun:
+        """The config of the run as it is, nothing planted."""
+        return self._with(planted=None)
+
+    def planted(self) -> FederatedRun:
+        """The config of the run in which records are planted."""
+        return self.run
+
+    def _with(self, **audit: Any) -> FederatedRun:
+        return self.run.model_copy(update={"audit": self.run.audit.model_copy(update=audit)})
+
+
+def subject_of(attack: Any) -> Subject:
+    """What an attack with these settings is run on."""
+    return catalog.resolve("attack", attack.name)(attack).threat.subject
 
 
 def load_audit(path: Path, assignments: Sequence[str] = ()) -> AuditRun:
@@ -114,18 +136,27 @@ def _run(raw: Raw, path: Path) -> Any:
 
 def _check(config: AuditRun) -> None:
     """Refuse a run that cannot be audited."""
-    run = config.run
-    if run.audit.holdout <= 0:
+    run, subjects = config.run, config.subjects
+    if subjects != {Subject.CANARIES} and run.audit.holdout <= 0:
         raise UserError(
             "run.audit.holdout=0: non-members are held out when the data are partitioned, or never; set it, such as 0.4"
         )
     if run.transcript == "none":
         raise UserError("run.transcript=none: nothing released would be kept to attack; give uploads or all")
     clients = getattr(run.partition, "clients", 2)
-    if config.controls.disjoint and clients < 2:
+    if Subject.ROWS in subjects and config.controls.disjoint and clients < 2:
         raise UserError(
             "controls.disjoint: the run has one client, and the control needs sets of another; set "
             "controls.disjoint=false, or run.partition.clients=2"
         )
     if run.engine.name != "local":
         raise UserError(f"run.engine.name={run.engine.name}: an audit makes many small runs; valid: local")
+    if Subject.CANARIES in subjects and run.audit.planted is None:
+        raise UserError(
+            "run.audit.planted: an attack asks for planted records, and there are none; give some and slots for them, "
+            "such as run.audit.canaries=400 run.audit.planted.crafted=400"
+        )
+    for attack in config.attacks:
+        check = getattr(catalog.resolve("attack", attack.name)(attack), "check", None)
+        if check is not None:
+            check(run)

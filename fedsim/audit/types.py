@@ -59,6 +59,19 @@ class Knowledge(StrEnum):
     """The labels of the records attacked."""
 
 
+class Subject(StrEnum):
+    """What an attack is run on."""
+
+    ROWS = "rows"
+    """Every run of a row, one after another."""
+    GRADIENTS = "gradients"
+    """Gradients of the audited client's records, all at once."""
+    UPDATES = "updates"
+    """Weights after local training on the audited client's records, all at once."""
+    CANARIES = "canaries"
+    """The one run in which records were planted."""
+
+
 class Status(StrEnum):
     """What a finding says."""
 
@@ -90,6 +103,14 @@ class ThreatModel:
     """What is protected or not."""
     adjacency: Literal["add_remove", "replace"] = "add_remove"
     """What two neighbouring worlds differ by."""
+
+    @property
+    def subject(self) -> Subject:
+        """What an attack of this threat is run on; the audit makes the runs that this takes."""
+        which = {
+            Release.TRANSCRIPT: Subject.CANARIES, Release.GRADIENT: Subject.GRADIENTS, Release.UPDATE: Subject.UPDATES,
+        }  # fmt: skip
+        return next((subject for release, subject in which.items() if release in self.sees), Subject.ROWS)
 
 
 @dataclass(frozen=True)
