@@ -36,11 +36,9 @@ def exploratory(
     share: float,
 ) -> list[Finding]:
     """One finding for every kind and rung but the registered one; `looked` holds the scores (m) of the rungs."""
-    every: list[tuple[str, Rung]] = [
-        (str(kind), rung) for kind in np.unique(kinds) for rung in RELEASES if rung in looked
-    ]
+    rungs: list[Rung] = [rung for rung in RELEASES if rung in looked]
     others: list[tuple[str, Rung]] = [
-        (kind, rung) for kind, rung in every if (kind, rung) != (registered, "transcript")
+        (str(kind), rung) for kind in np.unique(kinds) for rung in rungs if (kind, rung) != (registered, "transcript")
     ]
     pictures = [(kind, rung) for kind, rung in others if rung == "transcript" or kind != "crafted"]
     found = []

@@ -36,6 +36,7 @@ from jaxtyping import Bool, Float64, Int64
 from pydantic import Field
 from torch import Tensor
 
+from attacks.alone import alone
 from attacks.canary_bounds import Kind, exploratory
 from attacks.canary_ladder import OBSERVER, lower_scores, threats, transcript_scores
 from attacks.one_run_evidence import Claim, Evidence, claim_of, planned, weigh
@@ -231,3 +232,7 @@ def verdict(evidence: Evidence) -> tuple[Status, str]:
             f"{evidence.epsilon_refutable:.2f}; guess a larger share of the canaries; {bound}"
         )
     return Status.NOT_DETECTED, f"consistent with {claim}, which proves nothing; {bound}"
+
+
+if __name__ == "__main__":
+    alone(__file__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from fedsim.audit.store import Store
 from fedsim.audit.types import Attack, Finding, Release, Scores, Subject, Truth
 from fedsim.runs import RunDirectory
 from fedsim.types import UserError
+
+SHOWN = ("auc", "identification", "mse_below_0.001")
+"""Metrics that are said at the end beside the registered ones."""
 
 
 def made(chosen: Any) -> Any:
@@ -27,6 +31,8 @@ def evaluated(config: AuditRun, store: Store) -> list[Finding]:
     for chosen in config.attacks:
         attack: Attack = made(chosen)
         found += attack.evaluate(*stored_arrays(store, chosen.name))
+    if config.finished is not None:  # nothing was registered before the run
+        return [replace(one, confirmatory=False, p=None) for one in found]
     return found
 
 
@@ -87,7 +93,7 @@ def summary(card: Card) -> list[str]:
     for control in card.controls:
         lines.append(f"  control {control.name}: {'passed' if control.passed else 'FAILED'} ({control.note})")
     for one in card.findings:
-        if one.estimate is not None and (one.confirmatory or one.metric == "auc"):
+        if one.estimate is not None and (one.confirmatory or one.metric in SHOWN):
             e, least = one.estimate, one.minimum_detectable
             more = f", smallest detectable {least:.3f}" if least is not None else ""
             lines.append(f"  {one.status} {one.id}: {e.value:.3f} [{e.low:.3f}, {e.high:.3f}]{more}")

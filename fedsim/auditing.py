@@ -20,6 +20,7 @@ from fedsim.audit.card import Card, Control, to_json
 from fedsim.audit.page import write_card
 from fedsim.audit.panels import keep_panels
 from fedsim.audit.plans import Plans
+from fedsim.audit.reconstructions import keep_reconstructions
 from fedsim.audit.schema import AuditRun
 from fedsim.audit.statement import CITATIONS, limits
 from fedsim.audit.store import Store
@@ -33,6 +34,7 @@ from fedsim.distill.coresets.random import Config as RandomConfig
 from fedsim.runs import RunDirectory, manifest
 from fedsim.schema import FederatedRun
 from fedsim.seeding import Streams
+from fedsim.types import UserError
 
 
 def audit(config: AuditRun, out: Path, *, resume: bool = False, argv: Sequence[str] = ()) -> tuple[Path, int]:
@@ -41,6 +43,9 @@ def audit(config: AuditRun, out: Path, *, resume: bool = False, argv: Sequence[s
     for name, run in planned(config).items():
         if not name.startswith("row_") or name == "row_0000":  # rows differ in who is a member
             check(Parts(run))
+    clients = len(Parts(config.plain()).split.client)
+    if config.client >= clients:
+        raise UserError(f"client: got {config.client}; valid: 0 to {clients - 1}")
     folder = RunDirectory.open(out, config, config.name, config.seed, must_exist=resume)
     with folder.lock(), Terminal() as terminal:
         if (folder.path / "card.json").is_file():
@@ -50,8 +55,6 @@ def audit(config: AuditRun, out: Path, *, resume: bool = False, argv: Sequence[s
         facts = manifest(config, config.run.compute.device, list(argv))
         if not (folder.path / "manifest.json").is_file():
             folder.write_json("manifest", facts)
-        Plans(folder.path).write(planned(config))
-        make(folder.path, config.workers, terminal)
         card = _card(config, folder.path, facts, terminal)
         card = replace(card, provenance=card.provenance | {"wall_seconds": round(time.monotonic() - started, 1)})
         folder.write_json("card", to_json(card))
@@ -63,7 +66,9 @@ def audit(config: AuditRun, out: Path, *, resume: bool = False, argv: Sequence[s
 
 
 def planned(config: AuditRun) -> dict[str, FederatedRun]:
-    """Every run that the audit needs, by name: rows where members are asked for, the planted one, else a plain one."""
+    """Every run that the audit makes, by name: rows where members are asked for, the planted one, else a plain one."""
+    if config.finished is not None:
+        return {}
     runs: dict[str, FederatedRun] = {}
     subjects, method = config.subjects, config.run.method
     if Subject.ROWS in subjects:
@@ -82,15 +87,19 @@ def planned(config: AuditRun) -> dict[str, FederatedRun]:
 def _card(config: AuditRun, folder: Path, facts: dict[str, Any], terminal: Terminal) -> Card:
     """Attack, judge, describe."""
     plans, store = Plans(folder), Store(folder)
-    targets = Targets(config, {name: plans.run(name) for name in planned(config)})
+    plans.write(planned(config))
+    make(folder, config.workers, terminal)
+    runs = {"plain": Path(config.finished)} if config.finished else {name: plans.run(name) for name in planned(config)}
+    targets = Targets(config, runs)
     attacks: list[Attack] = [made(chosen) for chosen in config.attacks]
     for attack, chosen in zip(attacks, config.attacks, strict=True):
         for name, truth in targets.subjects(attack.threat.subject).items():
             store.truth(name, truth)
         _attack(attack, chosen.name, targets, store, terminal)
     keep_panels(config, targets, store)
+    keep_reconstructions(config, store)
     _controls(config, targets, plans, store, terminal)
-    results = {name: RunDirectory(targets.runs[name]).read_json("result") for name in planned(config)}
+    results = {name: RunDirectory(path).read_json("result") for name, path in runs.items() if name != "publish_subset"}
     seen = [(chosen.name, threat) for attack, chosen in zip(attacks, config.attacks, strict=True)
             for threat in threats_of(attack)]  # fmt: skip
     return replace(

@@ -79,7 +79,9 @@ class Card:
             3: f"INVALID: control failed: {', '.join(failed)}",
             4: "CONTRADICTED: the one-run test refutes the accountant's ε",
             5: f"LEAK: {', '.join(leaks)}",
-            6: "INCONCLUSIVE: no confirmatory test could be decided",
+            6: "INCONCLUSIVE: no confirmatory test could be decided"
+            if any(one.confirmatory for one in self.findings)
+            else "INCONCLUSIVE: all is exploratory, nothing was registered before the run",
             0: "NOT_DETECTED: no confirmatory test found a leak; see the smallest effects it could have found",
         }[self.exit_code]
 

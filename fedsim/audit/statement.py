@@ -26,6 +26,11 @@ def limits(config: AuditRun, candidates: int) -> list[str]:
     if candidates:
         shared = f"All {config.rows} runs share one pool of {candidates} records: intervals are for further runs on it."
         found.insert(1, shared)
+    if config.finished is not None:
+        found.append(
+            "The run was finished before: no record was held out for this, and nothing registered. Gradients and "
+            "updates are those of its records one case at a time, at its first weights, which it need not have sent."
+        )
     if Subject.CANARIES in config.subjects:
         found.append(
             "Records were planted in one run and not in the others: what is said of ε is of that run, with the same "
