@@ -25,6 +25,7 @@ from jaxtyping import Int64
 from pydantic import Field
 from torch import Tensor
 
+from attacks.alone import alone
 from attacks.gradient_findings import findings_of, first, observed, scores_of
 from attacks.gradient_matching import Matching, Observed, Reconstruction
 from attacks.lbfgs import Search
@@ -94,3 +95,7 @@ class DLG:
         """Images and labels of each target; `labels`, where known, are not searched for."""
         matching = Matching(observed, labels)
         return matching.reconstruction(annealed(matching, self.config.search(), self.config.softplus, rng))
+
+
+if __name__ == "__main__":
+    alone(__file__)

@@ -33,6 +33,7 @@ from jaxtyping import Bool, Float, Float64, Int, Integer
 from pydantic import Field
 from scipy.special import betaincinv
 
+from attacks.alone import alone
 from attacks.membership_findings import rows_of, stacked
 from attacks.membership_statistics import memberships
 from attacks.record_distances import Distance, Neighbours, least_of_release, of_release
@@ -210,3 +211,7 @@ def detectable(drawn: Sequence[int], members: Sequence[int], pool: Sequence[int]
     tail = np.cumsum(members_law(drawn, members, pool)[::-1])[::-1]  # P[X ≥ c]
     enough = np.flatnonzero(tail <= 1 - LEVEL)
     return None if len(enough) == 0 else float(betaincinv(enough[0], total - enough[0] + 1, POWER))
+
+
+if __name__ == "__main__":
+    alone(__file__)

@@ -19,20 +19,25 @@ Cost    T times that of inverting_gradients.py, in time and in memory.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int64, Shaped
 from pydantic import Field
 from torch import Tensor
 
+from attacks.alone import alone
+from attacks.gradient_findings import findings_of, first, scores_of
 from attacks.gradient_matching import Gradients, Matching, Observed, Reconstruction, cosine, gradient
-from attacks.inverting_gradients import AdamConfig
-from attacks.labels import batch_labels
-from fedsim.audit.types import Knowledge, Release, ThreatModel
+from attacks.inverting_gradients import AdamConfig, recovered
+from fedsim.audit.types import Finding, Knowledge, Release, Scores, ThreatModel, Truth
+from fedsim.audit.updates import checked
+from fedsim.audit.view import AdversaryView
 from fedsim.models.functional import trainable_names
 from fedsim.models.network import Network
+from fedsim.seeding import Streams
 from fedsim.types import Params, UserError
 
 START = 0.1
@@ -73,6 +78,9 @@ class Config(AdamConfig):
     """Settings of the inversion of FedAvg updates."""
 
     name: Literal["fedavg_inversion"] = "fedavg_inversion"
+    protocol: Literal["run", "settings"] = "run"
+    """What an audit's attacker takes the client to have done: what the run's server asked of it (epochs, batch,
+    learning rate), or the three settings below, which may be mistaken."""
     epochs: int = Field(default=1, ge=1)
     """The client's passes over its records."""
     batch: int = Field(default=0, ge=0)
@@ -89,13 +97,38 @@ class FedAvgInversion:
         name="curious_server",
         position="server",
         behaviour="passive",
-        sees=frozenset({Release.UPDATE}),
+        sees=frozenset({Release.LOCAL_UPDATE}),
         knows=frozenset({Knowledge.ARCHITECTURE, Knowledge.WEIGHTS, Knowledge.HYPERPARAMETERS}),
         adjacency="replace",
     )
 
     def __init__(self, config: Config) -> None:
         self.config = config
+
+    def check(self, run: Any) -> None:
+        """Refuse a run whose local training cannot be unrolled, and settings with which no label can be counted."""
+        checked(run)
+        if self.config.protocol == "settings" and self.config.local_rate is None:
+            raise UserError("fedavg_inversion: got protocol: settings without local_rate; labels are counted with it; "
+                            "valid in an audit: a local_rate, or protocol: run")  # fmt: skip
+
+    def run(self, view: AdversaryView, streams: Streams) -> Scores:
+        """`images` (b, s, c, h, w) and `labels` (b, s) of each update, `gradient_loss` (b), `iterations` (b)."""
+        seen, public = view.released.local_updates(), view.public
+        config = self.config
+        if config.protocol == "run":
+            asked = {"epochs": seen.epochs, "batch": seen.batch, "local_rate": seen.rate}
+            config = config.model_copy(update=asked)
+        network = public.with_weights(seen.params).eval()
+        observed = Observed(
+            network, seen.params, dict(seen.updates), public.image_shape, len(public.classes), public.normalise,
+            seen.records,
+        )  # fmt: skip
+        return scores_of(FedAvgInversion(config).reconstruct(observed, None, streams.generator()))
+
+    def evaluate(self, scores: Sequence[Scores], truths: Sequence[Truth]) -> list[Finding]:
+        """Identification among held-out records, images found, labels found."""
+        return findings_of("fedavg_inversion", self.threat, *first(scores, truths), Release.LOCAL_UPDATE)
 
     @property
     def update(self) -> Update:
@@ -110,7 +143,7 @@ class FedAvgInversion:
         Labels that are not known are counted as if Δ / (η T) were one gradient; that needs η, or raises `UserError`.
         """
         if labels is None:
-            labels = batch_labels(self._as_gradient(observed), rng)
+            labels = recovered(self._as_gradient(observed), rng)
         unknown = self.config.local_rate is None
         further = torch.tensor([START]).log() if unknown else torch.zeros(0)
         variation = self.config.total_variation
@@ -126,3 +159,7 @@ class FedAvgInversion:
         scale = self.config.local_rate * steps
         targets = {name: value / scale for name, value in observed.targets.items()}
         return Observed(**{**vars(observed), "targets": targets})
+
+
+if __name__ == "__main__":
+    alone(__file__)

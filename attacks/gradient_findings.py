@@ -1,8 +1,10 @@
-"""Attacks on one gradient as part of an audit: from a view to a reconstruction, from stored arrays to findings.
+"""Attacks on gradients and updates as part of an audit: from a view to a reconstruction, from arrays to findings.
 
     identification   the true record is strictly nearer to the reconstruction than m held-out ones of its class
     mse < 0.001      per image, pixels in 0..1, not clamped
     label accuracy   share of the records of a batch whose label was found, whatever the order
+    prior only       identification of a record from the reconstruction of another case: what the attack finds of any
+                     record, and so no leak of this one
     nearer_to_member of gradients on distilled data: share nearer to the client's records than to held-out ones
 
 Reconstructions of a batch come in any order: they are matched to the true images by the assignment of least squared
@@ -18,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attacks.exchange import exchanges, p_value
 from attacks.gradient_matching import Observed, Reconstruction
 from attacks.labels import multiset_accuracy
 from attacks.record_distances import between
@@ -53,36 +56,66 @@ def scores_of(found: Reconstruction) -> Scores:
     }
 
 
-def findings_of(attack: str, threat: ThreatModel, scores: Scores, truth: Truth) -> list[Finding]:
-    """Identification, which is the confirmatory one, images found, labels found."""
-    images, true = _matched(torch.from_numpy(scores["images"]), torch.from_numpy(truth["images"]).float() / 255)
-    others = torch.from_numpy(truth["others"]).flatten(0, 1).float() / 255
-    names, most = identified(images, true, others), others.shape[1]
-    errors, chance = mean_squared_error(images, true), 1 / (most + 1)
-    found, n = int(names.sum()), len(names)
+def findings_of(
+    attack: str, threat: ThreatModel, scores: Scores, truth: Truth, release: Release = Release.GRADIENT
+) -> list[Finding]:
+    """Identification, which is the confirmatory one, with what the prior alone identifies; images and labels found.
+
+    Without held-out records (`others` of no candidates) there is no identification.
+    """
+    made, batches = torch.from_numpy(scores["images"]), torch.from_numpy(truth["images"]).float() / 255
+    images, true = _matched(made, batches)
+    errors, n = mean_squared_error(images, true), len(images)
     labels = [torch.from_numpy(one["labels"]) for one in (scores, truth)]
     shares = multiset_accuracy(labels[0], labels[1], int(max(one.max() for one in labels)) + 1)
     right = round(float(shares.sum()) * labels[0].shape[1])
-    details = {"among": most + 1, **_quality(images, true, errors)}
-    note = f"{found} of {n} records among {most + 1} of their class"
-    least = detectable_proportion(n, chance)
-    common: dict[str, Any] = {"attack": attack, "threat": threat.name, "release": Release.GRADIENT}
-    return [
+    common: dict[str, Any] = {"attack": attack, "threat": threat.name, "release": release}
+    found = [
         Finding(
-            f"{attack}.gradient.identification", metric="identification", estimate=clopper_pearson(found, n),
-            null=chance, p=binomial_p_value(found, n, chance), minimum_detectable=least, confirmatory=True, note=note,
-            details=details, **common,
+            f"{attack}.{release}.mse_below_0.001", metric="mse_below_0.001", null=None,
+            estimate=clopper_pearson(int((errors < CLOSE).sum()), n), details=_quality(images, true, errors), **common,
         ),
         Finding(
-            f"{attack}.gradient.mse_below_0.001", metric="mse_below_0.001", null=None,
-            estimate=clopper_pearson(int((errors < CLOSE).sum()), n), **common,
-        ),
-        Finding(
-            f"{attack}.gradient.label_accuracy", metric="label_accuracy", null=None,
+            f"{attack}.{release}.label_accuracy", metric="label_accuracy", null=None,
             estimate=clopper_pearson(right, n), **common,
         ),
         *(of_distilled(images, labels[1].flatten(), truth, common, attack) if "pool" in truth else ()),
     ]  # fmt: skip
+    others = torch.from_numpy(truth["others"]).float() / 255
+    return [*_identification(made, batches, others, common), *found] if others.shape[2] else found
+
+
+def _identification(made: Tensor, batches: Tensor, others: Tensor, common: dict[str, Any]) -> list[Finding]:
+    """Of the records from their own cases, and from the next one's."""
+    images, true = _matched(made, batches)
+    most, name, flat = others.shape[2], f"{common['attack']}.{common['release']}", others.flatten(0, 1)
+    chance, n, found = 1 / (most + 1), len(images), int(identified(images, true, flat).sum())
+    p = binomial_p_value(found, n, chance)
+    if (
+        batches.shape[1] > 1
+    ):  # matching helps chance too: what it gives away is seen where others take the records' places
+        cases = exchanges(common["attack"], made, batches, others)
+        null = np.sum([case.null for case in cases], axis=0)
+        found = sum(int(case.identified.sum()) for case in cases)
+        p, chance = p_value(found, null), max(chance, float(null.mean()) / n)
+    least = detectable_proportion(n, chance)
+    details = {"among": most + 1, **_quality(images, true, mean_squared_error(images, true))}
+    findings = [
+        Finding(
+            f"{name}.identification", metric="identification", estimate=clopper_pearson(found, n), null=chance,
+            p=p, minimum_detectable=least, confirmatory=True,
+            note=f"{found} of {n} records among {most + 1} of their class", details=details, **common,
+        )
+    ]  # fmt: skip
+    if len(made) < 2:
+        return findings
+    swapped = int(identified(*_matched(made.roll(1, 0), batches), flat).sum())
+    note = f"{swapped} of {n} records from the reconstruction of another case: what the attack's prior alone identifies"
+    prior = Finding(
+        f"{name}.identification_prior_only", metric="identification_prior_only", estimate=clopper_pearson(swapped, n),
+        null=chance, note=note, details={"among": most + 1}, **common,
+    )  # fmt: skip
+    return [*findings, prior]
 
 
 def of_distilled(images: Tensor, labels: Tensor, truth: Truth, common: dict[str, Any], attack: str) -> list[Finding]:

@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from attacks.alone import alone
 from attacks.dlg import DLG, LBFGSConfig
 from attacks.gradient_findings import findings_of, first, observed, scores_of
 from attacks.gradient_matching import Matching, Observed, Reconstruction
@@ -73,3 +74,7 @@ class IDLG:
         """The image and label of each target; `labels`, where known, are not read off."""
         matching = Matching(observed, self.labels(observed) if labels is None else labels)
         return matching.reconstruction(annealed(matching, self.config.search(), self.config.softplus, rng))
+
+
+if __name__ == "__main__":
+    alone(__file__)

@@ -28,6 +28,7 @@ from pydantic import Field
 from torch import Tensor
 
 from attacks.adam import Descent, minimise
+from attacks.alone import alone
 from attacks.dlg import DLG
 from attacks.gradient_findings import findings_of, first, observed, scores_of
 from attacks.gradient_matching import Matching, Observed, Reconstruction, cosine
@@ -103,3 +104,7 @@ def recovered(observed: Observed, rng: torch.Generator) -> Int64[Tensor, "b s"]:
     if observed.records == 1 and observed.num_classes > 2:
         return sign_rule(observed.targets["head.weight"])[:, None]
     return batch_labels(observed, rng)
+
+
+if __name__ == "__main__":
+    alone(__file__)

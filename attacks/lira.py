@@ -29,6 +29,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 from pydantic import Field
 
+from attacks.alone import alone
 from attacks.membership_findings import Case, findings_of, rows_of, stacked
 from attacks.membership_likelihoods import leave_pairs_out, scored
 from attacks.membership_networks import threat_of
@@ -115,3 +116,7 @@ def _ceiling(scores: Sequence[Scores]) -> dict[str, list[float]]:
     """The exact mean's AUC by class, averaged over targets, beside what is predicted of it."""
     names = [name for name in scores[0] if name.startswith("exact_mean.")]
     return {name.removeprefix("exact_mean."): stacked(scores, name).mean(0).tolist() for name in names}
+
+
+if __name__ == "__main__":
+    alone(__file__)

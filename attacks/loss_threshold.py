@@ -29,6 +29,7 @@ import numpy as np
 from jaxtyping import Float64
 from pydantic import model_validator
 
+from attacks.alone import alone
 from attacks.membership_findings import Case, findings_of, rows_of, stacked
 from attacks.membership_networks import MODELS, MembershipConfig, Reader, losses, threat_of
 from attacks.membership_statistics import best_threshold, memberships
@@ -93,3 +94,7 @@ class LossThreshold:
 
 def _scores(reader: Reader, released: Released) -> Float64[np.ndarray, "n"]:
     return -losses(reader.confidences(released, reader.view.candidates)).mean(0)
+
+
+if __name__ == "__main__":
+    alone(__file__)

@@ -34,6 +34,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
 from pydantic import Field, field_validator
 
+from attacks.alone import alone
 from attacks.membership_findings import rows_of
 from attacks.record_distances import Distance, Neighbours, lacking, of_release
 from attacks.record_findings import curious_server, over_targets
@@ -186,3 +187,7 @@ def drawn(
         even = permuted_members(members[pair], labels, draws, rng)
         total += compared(seen[pair], even) + compared(seen[pair + 1], ~even)
     return total / len(seen)
+
+
+if __name__ == "__main__":
+    alone(__file__)

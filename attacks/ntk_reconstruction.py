@@ -141,7 +141,7 @@ class NTKReconstruction:
         name="curious_server",
         position="server",
         behaviour="passive",
-        sees=frozenset({Release.UPDATE}),
+        sees=frozenset({Release.LOCAL_UPDATE}),
         knows=frozenset({Knowledge.ARCHITECTURE, Knowledge.WEIGHTS}),
         adjacency="replace",
     )

@@ -25,6 +25,7 @@ Cost    for each client a forward pass over its records per release, and m³/3 f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal
@@ -35,14 +36,19 @@ from jaxtyping import Bool, Float64, Int64
 from pydantic import Field
 from torch import Tensor
 
-from attacks.canary_records import Kind, Look
-from attacks.one_run_evidence import Claim, Evidence, weigh
+from attacks.alone import alone
+from attacks.canary_bounds import Kind, exploratory
+from attacks.canary_ladder import OBSERVER, lower_scores, threats, transcript_scores
+from attacks.one_run_evidence import Claim, Evidence, claim_of, planned, weigh
 from fedsim.audit.statistics.auc import delong
 from fedsim.audit.statistics.one_run import CONTRADICTION
 from fedsim.audit.statistics.one_run_f_dp import ASSUMPTION
 from fedsim.audit.statistics.proportions import clopper_pearson
-from fedsim.audit.types import Finding, Knowledge, Release, Scores, Status, ThreatModel, Truth
+from fedsim.audit.types import Finding, Release, Scores, Status, ThreatModel, Truth
+from fedsim.audit.view import AdversaryView
 from fedsim.config import Section
+from fedsim.privacy.observed import Look
+from fedsim.seeding import Streams
 from fedsim.types import UserError
 
 
@@ -51,13 +57,15 @@ class Config(Section):
 
     name: Literal["one_run_canaries"] = "one_run_canaries"
     kind: Kind = "crafted"
-    """What the canaries are."""
-    canaries: int = Field(default=200, ge=10)
-    """m of each client."""
+    """Of which planted records the registered test is; what is planted says `run.audit.planted`."""
     guesses: float = Field(default=0.1, gt=0, le=0.5)
     """Share of the canaries that is guessed in, and as many out."""
     significance: float = Field(default=CONTRADICTION, gt=0, lt=0.05)
     """Of the one test that may contradict the accountant."""
+    random_networks: int = Field(default=32, ge=1)
+    """Networks behind the rung `set`."""
+    delta: float = Field(default=1e-5, gt=0, lt=1)
+    """δ of the bounds on ε where the run claims none."""
 
 
 def coins(count: int, rng: torch.Generator) -> Bool[Tensor, "m"]:
@@ -111,26 +119,69 @@ class OneRunCanaries:
 
     @property
     def threat(self) -> ThreatModel:
-        """Who knows every record but the canaries, and sees every noisy sum."""
-        knows = (Knowledge.ARCHITECTURE, Knowledge.WEIGHTS, Knowledge.HYPERPARAMETERS, Knowledge.CANDIDATES)
-        return ThreatModel(
-            "worst_case_observer", "server", "passive", frozenset({Release.TRANSCRIPT}), frozenset(knows)
-        )
+        """Who knows every record but the canaries' coins, and sees every noisy sum."""
+        return OBSERVER
+
+    @property
+    def threats(self) -> tuple[ThreatModel, ...]:
+        """Of all rungs."""
+        return tuple(threats().values())
+
+    def check(self, run: Any) -> None:
+        """Refuse a run in which too few records of the registered kind are planted."""
+        number, least = run.audit.planted.counts.get(self.config.kind, 0), math.ceil(1 / self.config.guesses - 1e-9)
+        if number < least:
+            raise UserError(
+                f"run.audit.planted.{self.config.kind}: got {number}; valid for one_run_canaries with guesses "
+                f"{self.config.guesses:g} of kind {self.config.kind}: at least {least}"
+            )
+
+    def plan(self, run: Any) -> list[str]:
+        """What the registered test could say of the run's claim."""
+        number = run.audit.planted.counts[self.config.kind]
+        return planned(claim_of(run), number, self.config.guesses, self.config.significance, self.config.delta)
+
+    def run(self, view: AdversaryView, streams: Streams) -> Scores:
+        """`score` (m), b̂ decoded from every noisy sum, with `epsilon` () and `delta` () of the claim: without privacy
+        there is none of them. `rung.set`, `rung.model` (m); `kind` (m)."""
+        held = view.released.canaries()
+        found: dict[str, np.ndarray] = {"kind": held.kinds}
+        if held.deviation is not None:
+            found |= {"score": transcript_scores(view, held, decoded), "epsilon": np.array(held.epsilon)}
+            found["delta"] = np.array(held.delta)
+        return found | lower_scores(view, held, self.config.random_networks, streams)
 
     def evaluate(self, scores: Sequence[Scores], truths: Sequence[Truth]) -> list[Finding]:
-        """The registered test of the claim, and an AUC that describes the scores.
+        """The registered test of the claim, an AUC that describes its scores, and bounds of every other kind and rung.
 
-        `scores`: `score` (m), pooled over clients, with `epsilon` () and `delta` () of the worst client's claim.
-        `truths`: `included` (m). Several targets are pooled: their coins are independent, and the claim is of each.
+        `scores`: as `run` gives them, pooled over clients; without `kind` all canaries are of the registered one, and
+        without rungs they were not looked at. `truths`: `included` (m). Several targets are pooled: their coins are
+        independent, and the claim is of each.
         """
-        values = np.concatenate([np.asarray(one["score"], np.float64).ravel() for one in scores])
         included = np.concatenate([np.asarray(one["included"]).astype(bool).ravel() for one in truths])
-        claim = Claim(
-            max(float(np.asarray(one["epsilon"])) for one in scores),
-            max(float(np.asarray(one["delta"])) for one in scores),
-        )
-        evidence = weigh(values, included, claim, self.config.guesses, self.config.significance)
-        return [self._tested(evidence), self._described(values, included)]
+        kinds = _pooled(scores, "kind") if "kind" in scores[0] else np.full(len(included), self.config.kind)
+        own, claim = kinds == self.config.kind, None
+        if "score" in scores[0]:
+            claim = Claim(
+                max(float(np.asarray(one["epsilon"])) for one in scores),
+                max(float(np.asarray(one["delta"])) for one in scores),
+            )
+            values = _pooled(scores, "score")[own]
+            evidence = weigh(values, included[own], claim, self.config.guesses, self.config.significance)
+            found = [self._tested(evidence), self._described(values, included[own])]
+        else:
+            found = [self._no_claim()]
+        rungs = {"transcript": "score", "set": "rung.set", "model": "rung.model"}
+        looked = {rung: _pooled(scores, name) for rung, name in rungs.items() if name in scores[0]}
+        return found + exploratory(looked, kinds, included, self.config.kind, claim.delta if claim else
+                                   self.config.delta, self.config.guesses)  # fmt: skip
+
+    def _no_claim(self) -> Finding:
+        return Finding(
+            id=f"one_run_canaries.{self.config.kind}.transcript.right_guesses", attack="one_run_canaries",
+            threat=self.threat.name, release=Release.TRANSCRIPT, metric="right_guesses", estimate=None, null=None,
+            confirmatory=True, status=Status.NOT_RUN, note="the run has no noisy sums and claims no ε: no formal ε",
+        )  # fmt: skip
 
     def _tested(self, evidence: Evidence) -> Finding:
         """Its status stands: .001 is registered for this test alone, and Holm's family of 5 % does not hold it."""
@@ -151,6 +202,10 @@ class OneRunCanaries:
             estimate=delong(scores[included], scores[~included]), null=0.5,
             note="of canaries that are told from one release; the interval takes them as independent",
         )  # fmt: skip
+
+
+def _pooled(scores: Sequence[Scores], name: str) -> np.ndarray:
+    return np.concatenate([np.asarray(one[name]).ravel() for one in scores])
 
 
 def facts(evidence: Evidence) -> dict[str, Any]:
@@ -177,3 +232,7 @@ def verdict(evidence: Evidence) -> tuple[Status, str]:
             f"{evidence.epsilon_refutable:.2f}; guess a larger share of the canaries; {bound}"
         )
     return Status.NOT_DETECTED, f"consistent with {claim}, which proves nothing; {bound}"
+
+
+if __name__ == "__main__":
+    alone(__file__)

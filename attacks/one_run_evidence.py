@@ -20,6 +20,7 @@ Cost    `RUNS` sorts of m scores, and twenty times that for `detectable`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -28,6 +29,7 @@ from fedsim.audit.statistics.one_run import CONTRADICTION, Guesses, largest_boun
 from fedsim.audit.statistics.one_run_f_dp import gaussian_bound
 from fedsim.audit.statistics.one_run_guesses import fixed_guesses
 from fedsim.audit.statistics.one_run_power import audit_toy
+from fedsim.build import Parts
 from fedsim.privacy.accountant import epsilon_of, mu_of
 from fedsim.seeding import numpy_stream
 from fedsim.types import UserError
@@ -165,3 +167,32 @@ def detectable(claim: Claim, canaries: int, k: int, significance: float) -> tupl
 def _right(canaries: int, mu: float, k: int, rng: np.random.Generator) -> int:
     included = rng.random(canaries) < 0.5
     return fixed_guesses(included + rng.standard_normal(canaries) / mu, included, k, k, rng).right
+
+
+def claim_of(run: Any) -> Claim | None:
+    """What the accountant of a run (`schema.FederatedRun`) will claim if all goes as planned; None: nothing."""
+    agreed = Parts(run).privacy
+    return Claim(agreed.planned(), agreed.config.delta) if agreed is not None else None
+
+
+def planned(claim: Claim | None, canaries: int, share: float, significance: float, delta: float) -> list[str]:
+    """What an audit with so many canaries could say, in lines; `delta` is that of bounds where nothing is claimed."""
+    k = int(share * canaries + 1e-9)
+    at, all_right = claim.delta if claim is not None else delta, Guesses(canaries, 2 * k, 2 * k)
+    lines = [
+        f"{canaries} planted records, {k} guessed in and {k} out: ε shown at most {lower_bound(all_right, at):.2f} at "
+        f"95 %, {largest_bound(canaries, at):.2f} with a guess on every one"
+    ]
+    if claim is None:
+        return [*lines, "the run claims no ε: there is nothing to contradict"]
+    toy = audit_toy(canaries, 1 / mu_of(claim.epsilon, at), k, at, numpy_stream(0, "one run", "toy"), runs=RUNS)
+    lines.append(
+        f"claimed ε = {claim.epsilon:.3g}, δ = {at:g}: a bound of {toy.mean:.2f} is to be expected if it holds"
+    )
+    found = detectable(claim, canaries, k, significance)
+    refutable = lower_bound(all_right, at, significance)
+    return [*lines, (
+        f"it is contradicted at {significance:g} in four of five audits if the true ε is {found[0]:.2f} or more"
+        if found is not None else f"it cannot be contradicted at {significance:g}: with every guess right the largest "
+        f"claim that can be is {refutable:.2f}; guess a larger share, or plant more"
+    )]  # fmt: skip

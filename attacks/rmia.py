@@ -27,6 +27,7 @@ from jaxtyping import Bool, Float64
 from pydantic import Field
 from scipy.special import expit
 
+from attacks.alone import alone
 from attacks.membership_findings import Case, findings_of, rows_of, stacked
 from attacks.membership_networks import MembershipConfig, Reader, threat_of
 from attacks.membership_statistics import best_threshold, memberships
@@ -115,3 +116,7 @@ def _probabilities(reader: Reader, released: Released) -> tuple[np.ndarray, np.n
     view = reader.view
     records, public = (expit(reader.confidences(released, one)).mean(0) for one in (view.candidates, view.auxiliary))
     return records, public
+
+
+if __name__ == "__main__":
+    alone(__file__)

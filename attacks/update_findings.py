@@ -12,16 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from attacks.exchange import Exchange, exchanged, p_value
+from attacks.exchange import exchanges, p_value
 from attacks.labels import multiset_accuracy
 from fedsim.audit.statistics.power import detectable_proportion
 from fedsim.audit.statistics.proportions import clopper_pearson
 from fedsim.audit.tangent import LAZY
 from fedsim.audit.types import Finding, Release, Scores, Status, ThreatModel, Truth
-from fedsim.seeding import numpy_stream
 
-DRAWS = 999
-"""Draws of the null: p is at least 1 in 1000."""
 CLOSE = 1e-2
 """Mean squared error below which an image counts as found."""
 
@@ -31,7 +28,8 @@ def findings_of(attack: str, threat: ThreatModel, scores: Scores, truth: Truth) 
 
     `truth` holds `images` (b, s, c, h, w) and `others` (b, s, m, c, h, w) as bytes, `labels` (b, s), `residual` (b).
     """
-    cases = _exchanges(attack, scores, truth)
+    true, others = (torch.from_numpy(truth[name]).float() / 255 for name in ("images", "others"))
+    cases = exchanges(attack, torch.from_numpy(scores["images"]), true, others)
     n, most = truth["labels"].size, truth["others"].shape[2]
     found = sum(int(case.identified.sum()) for case in cases)
     null = np.sum([case.null for case in cases], axis=0)
@@ -43,7 +41,7 @@ def findings_of(attack: str, threat: ThreatModel, scores: Scores, truth: Truth) 
     note = f"{found} of {n} records among {most + 1} of their class, {null.mean():.1f} where others take their places"
     note += "" if lazy else f"; residual {worst:.2f} above {LAZY}: training was not lazy, the attack's premise fails"
     common: dict[str, Any] = {
-        "attack": attack, "threat": threat.name, "release": Release.UPDATE,
+        "attack": attack, "threat": threat.name, "release": Release.LOCAL_UPDATE,
         "status": Status.MEASURED if lazy else Status.INCONCLUSIVE,
     }  # fmt: skip
     details = {"among": most + 1, "residual": worst, "median_mse": float(np.median(errors))}
@@ -62,12 +60,3 @@ def findings_of(attack: str, threat: ThreatModel, scores: Scores, truth: Truth) 
             estimate=clopper_pearson(round(float(shares.sum()) * truth["labels"].shape[1]), n), **common,
         ),
     ]  # fmt: skip
-
-
-def _exchanges(attack: str, scores: Scores, truth: Truth) -> list[Exchange]:
-    """Case by case; the same draws whenever it is asked."""
-    rows = (torch.from_numpy(one) for one in (scores["images"], truth["images"], truth["others"]))
-    return [
-        exchanged(found, true.float() / 255, others.float() / 255, DRAWS, numpy_stream(0, attack, "exchange", case))
-        for case, (found, true, others) in enumerate(zip(*rows, strict=True))
-    ]

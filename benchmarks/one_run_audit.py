@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from pairs import machine
 
-from attacks.canary_records import Kind, ObservedOwner, canaries_of
+from attacks.canary_bounds import Kind
 from attacks.one_run_canaries import Config, OneRunCanaries, coins, decoded, largest_cosine
 from fedsim.catalog import resolve
+from fedsim.data.canaries import Planted, disguised
 from fedsim.data.images import Dataset, Images
 from fedsim.data.partition import DirichletConfig, IIDConfig
 from fedsim.data.sources import MNIST, TorchvisionConfig
@@ -36,6 +37,7 @@ from fedsim.models.execution import Execution, Runner
 from fedsim.models.network import build_network
 from fedsim.privacy.features import Config as Privacy
 from fedsim.privacy.features import Features
+from fedsim.privacy.observed import ObservedOwner
 from fedsim.runs import manifest
 from fedsim.seeding import Streams, numpy_stream
 
@@ -79,6 +81,15 @@ def held(setting: Setting, data: Dataset) -> list[Images]:
     return [images.take(torch.from_numpy(positions)) for positions in parts]
 
 
+def canaries_of(kind: Kind, held: Images, count: int, num_classes: int, rng: torch.Generator) -> tuple[Images, Images]:
+    """The records beside `count` canaries, and these; natural and mislabelled ones are taken out of the rest."""
+    if kind in ("crafted", "ood_noise"):
+        pixels = torch.zeros((count, *held.pixels.shape[1:]), dtype=torch.uint8)
+        return held, disguised(kind, Images(pixels, torch.arange(count) % num_classes), num_classes, rng)
+    order = torch.randperm(len(held), generator=rng)
+    return held.take(order[count:]), disguised(kind, held.take(order[:count]), num_classes, rng)
+
+
 def audited(setting: Setting, data: Dataset, own: Images, streams: Streams, folder: Path) -> dict[str, Any]:
     """One client: scores and coins of its canaries, ε by its ledger, and how far its canaries lie apart."""
     terms = Privacy(
@@ -87,10 +98,10 @@ def audited(setting: Setting, data: Dataset, own: Images, streams: Streams, fold
     agreed, normalise = Features(terms, setting.networks), Normalise.of(data, data.train)
     rest, canaries = canaries_of(setting.kind, own, setting.canaries, data.num_classes, streams.generator("canaries"))
     included = coins(setting.canaries, streams.generator("coins"))
-    craft = streams.at("crafted") if setting.kind == "crafted" else None
+    planted = Planted(rest, canaries, included, torch.full((setting.canaries,), setting.kind == "crafted"))
     owner = ObservedOwner(
-        rest, canaries, included, data.num_classes, normalise, agreed.mechanism, agreed.noise(streams),
-        agreed.ledger(folder), craft,
+        planted, data.num_classes, normalise, torch.device("cpu"), agreed.mechanism, agreed.noise(streams),
+        agreed.ledger(folder), streams.at("crafted"),
     )  # fmt: skip
     network = build_network(
         ConvNet, ConvNetConfig(width=setting.width), data.image_shape, data.num_classes, streams.generator("template")
@@ -119,7 +130,7 @@ def run(setting: Setting, data: Dataset) -> dict[str, Any]:
     scores = {"score": np.concatenate([one["scores"] for one in found]), "delta": np.array(DELTA),
               "epsilon": np.array(max(one["epsilon"] for one in found))}  # fmt: skip
     included = np.concatenate([one["included"] for one in found])
-    attack = OneRunCanaries(Config(kind=setting.kind, canaries=setting.canaries, guesses=setting.guesses))
+    attack = OneRunCanaries(Config(kind=setting.kind, guesses=setting.guesses))
     tested, described = attack.evaluate([scores], [{"included": included}])
     assert described.estimate is not None
     return {

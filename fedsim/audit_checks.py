@@ -4,38 +4,73 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fedsim.audit.card import judged, to_json
+from fedsim.audit.card import to_json
+from fedsim.audit.gradients import OTHERS
 from fedsim.audit.schema import AuditRun
-from fedsim.audit.statistics.power import detectable_auc
+from fedsim.audit.statistics.power import detectable_auc, detectable_proportion
 from fedsim.audit.store import Store
-from fedsim.auditing import evaluated, folder_of, judged_controls, planned, with_findings
+from fedsim.audit.types import Subject
+from fedsim.audit_judgement import again, folder_of, made
+from fedsim.auditing import planned
 from fedsim.build import Parts
 from fedsim.plan import run_seconds
 from fedsim.runs import RunDirectory
+from fedsim.schema import FederatedRun
 from fedsim.types import RunFailed, UserError
 from fedsim.workload import settled
 
 
 def plan(config: AuditRun) -> str:
     """Runs, records, the least that could be found, and how long it will take; touches no image."""
-    parts = Parts(config.run)
-    pool, runs = parts.pool(config.client), planned(config)
+    runs, subjects = planned(config), config.subjects
+    parts = Parts(config.plain())
+    lines = [f"{len(runs)} runs, {config.workers} at a time: {', '.join(_counted(runs))}"]
+    if Subject.ROWS in subjects:
+        lines += _rows(config, parts)
+    if cases := sorted(subjects & {Subject.GRADIENTS, Subject.UPDATES}):
+        lines.append(_cases(config, " and ".join(cases)))
+    for chosen in config.attacks:
+        lines += getattr(made(chosen), "plan", lambda run: [])(config.run)
+    alike = {name: run for name, run in runs.items() if not name.startswith("row_") or name == "row_0000"}
+    each = {name: run_seconds(settled(Parts(run))) for name, run in alike.items()}  # rows cost the same
+    seconds = sum(each.get(name, each.get("row_0000", 0.0)) for name in runs) / min(config.workers, len(runs))
+    lines.append(f"attacks: {', '.join(attack.name for attack in config.attacks)}")
+    lines.append(f"runs about {seconds:,.0f} s on this machine, attacks and controls beside")
+    return "\n".join(lines)
+
+
+def _counted(runs: Mapping[str, FederatedRun]) -> list[str]:
+    """What the runs are."""
+    rows = sum(name.startswith("row_") for name in runs)
+    first = [f"{rows} in complementary pairs"] if rows else []
+    return first + [name for name in runs if not name.startswith("row_")]
+
+
+def _rows(config: AuditRun, parts: Parts) -> list[str]:
+    """Of the membership attacks."""
+    pool = parts.pool(config.client)
     held = int(pool.members(0).sum())
     least = detectable_auc(held, len(pool.positions) - held)
-    seconds = run_seconds(settled(Parts(next(iter(runs.values()))))) * len(runs) / min(config.workers, len(runs))
-    return "\n".join([
-        f"{len(runs)} runs, {config.rows} of them in complementary pairs, {config.workers} at a time",
+    return [
         f"client {config.client}: {held} members and {len(pool.positions) - held} non-members in every run",
         f"smallest AUC that one target could show: {least:.3f} (five per cent, found in four of five)" if least else
         "one target alone could show nothing: the pool is too small",
         f"TPR at 1% FPR needs 1,000 non-members, 0.1% needs 10,000: over all targets {config.rows * held:,} are there",
-        f"attacks: {', '.join(attack.name for attack in config.attacks)}",
-        f"runs about {seconds:,.0f} s on this machine, attacks and controls beside",
-    ])  # fmt: skip
+    ]  # fmt: skip
+
+
+def _cases(config: AuditRun, what: str) -> str:
+    """Of the attacks on gradients and updates."""
+    asked = config.gradients
+    number = asked.cases * asked.records
+    least = detectable_proportion(number, 1 / (OTHERS + 1))
+    told = f"smallest rate of identification among {OTHERS + 1} that could be shown: {least:.3f}" if least else \
+        "too few to show anything"  # fmt: skip
+    return f"{asked.cases} {what} of {asked.records} records each; {told}"
 
 
 def verify(folder: Path) -> str:
@@ -47,13 +82,12 @@ def verify(folder: Path) -> str:
         found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "missing"
         if found != told:
             raise RunFailed(f"{name}: its fingerprint is {found[:12]}, the card says {told[:12]}")
-    outcomes = judged_controls(config, store)
-    again = to_json(with_findings(judged(evaluated(config, store), outcomes), outcomes))
-    parts = ("findings", "controls", "verdict", "exit_code")
-    differences = list(_differences("", {key: card.get(key) for key in parts}, {key: again[key] for key in parts}))
+    found = to_json(again(config, store))
+    parts = ("findings", "controls", "contradicted", "verdict", "exit_code")
+    differences = list(_differences("", {key: card.get(key) for key in parts}, {key: found[key] for key in parts}))
     if differences:
         raise RunFailed(f"{differences[0]}" + (f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""))
-    return f"{len(again['findings'])} findings and {len(outcomes)} controls recomputed: all as on the card"
+    return f"{len(found['findings'])} findings and {len(found['controls'])} controls recomputed: all as on the card"
 
 
 def _differences(where: str, told: Any, found: Any) -> Iterator[str]:

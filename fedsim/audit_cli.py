@@ -31,20 +31,30 @@ def plan(config: AuditFile, assignments: Assignments = None, debug: Debug = Fals
 
 @app.command()
 def run(
-    config: AuditFile,
+    config: Annotated[Path, typer.Argument(help="A YAML file of an audit, or the folder of a finished run.")],
     assignments: Assignments = None,
-    out: Annotated[Path, typer.Option(help="Folder that audits are made in.")] = Path("runs"),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder that audits are made in: runs, or audit in the finished run's.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Insist that there is an audit to resume.")] = False,
-    attack: Annotated[list[str] | None, typer.Option(help="Of the file's attacks, these only.")] = None,
+    attack: Annotated[
+        list[str] | None, typer.Option(help="Of the file's attacks, these only; of a finished run, what is tried.")
+    ] = None,
     debug: Debug = False,
 ) -> int:
-    """Make the runs, attack what they released, judge, write card.json and card.html; prints the folder."""
-    from fedsim.audit.schema import load_audit
-    from fedsim.auditing import audit, only
+    """Make the runs, attack what they released, judge, write card.json and card.html; prints the folder.
 
-    folder, code = audit(
-        only(load_audit(config, assignments or []), attack or []), out, resume=resume, argv=sys.argv[1:]
-    )
+    Of a finished run nothing is known but its records: reconstructions are shown, and all is exploratory.
+    """
+    from fedsim.audit.schema import load_audit, of_finished
+    from fedsim.audit_judgement import only
+    from fedsim.auditing import audit
+
+    if config.is_dir():
+        asked, default = of_finished(config, attack or [], assignments or []), config / "audit"
+    else:
+        asked, default = only(load_audit(config, assignments or []), attack or []), Path("runs")
+    folder, code = audit(asked, out or default, resume=resume, argv=sys.argv[1:])
     print(folder)  # noqa: T201
     return code
 

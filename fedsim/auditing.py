@@ -14,18 +14,19 @@ from typing import Any
 
 import torch
 
-from fedsim import catalog
 from fedsim.admission import check
 from fedsim.audit import controls as known
-from fedsim.audit.card import Card, Control, judged, to_json
+from fedsim.audit.card import Card, Control, to_json
 from fedsim.audit.page import write_card
 from fedsim.audit.panels import keep_panels
 from fedsim.audit.plans import Plans
-from fedsim.audit.schema import AuditRun, load_audit
+from fedsim.audit.reconstructions import keep_reconstructions
+from fedsim.audit.schema import AuditRun
 from fedsim.audit.statement import CITATIONS, limits
 from fedsim.audit.store import Store
 from fedsim.audit.targets import Targets, alone
-from fedsim.audit.types import Attack, Finding, Release, Scores, Truth
+from fedsim.audit.types import Attack, Subject, ThreatModel
+from fedsim.audit_judgement import again, disjoint, judged_controls, made, summary
 from fedsim.audit_runs import make
 from fedsim.build import Parts
 from fedsim.console import Terminal
@@ -39,7 +40,12 @@ from fedsim.types import UserError
 def audit(config: AuditRun, out: Path, *, resume: bool = False, argv: Sequence[str] = ()) -> tuple[Path, int]:
     """Do what `config` says under `out`; returns the audit's folder and the exit code that its card stands for."""
     torch.set_num_threads(1)
-    check(Parts(config.row(0)))
+    for name, run in planned(config).items():
+        if not name.startswith("row_") or name == "row_0000":  # rows differ in who is a member
+            check(Parts(run))
+    clients = len(Parts(config.plain()).split.client)
+    if config.client >= clients:
+        raise UserError(f"client: got {config.client}; valid: 0 to {clients - 1}")
     folder = RunDirectory.open(out, config, config.name, config.seed, must_exist=resume)
     with folder.lock(), Terminal() as terminal:
         if (folder.path / "card.json").is_file():
@@ -49,8 +55,6 @@ def audit(config: AuditRun, out: Path, *, resume: bool = False, argv: Sequence[s
         facts = manifest(config, config.run.compute.device, list(argv))
         if not (folder.path / "manifest.json").is_file():
             folder.write_json("manifest", facts)
-        Plans(folder.path).write(planned(config))
-        make(folder.path, config.workers, terminal)
         card = _card(config, folder.path, facts, terminal)
         card = replace(card, provenance=card.provenance | {"wall_seconds": round(time.monotonic() - started, 1)})
         folder.write_json("card", to_json(card))
@@ -62,11 +66,20 @@ def audit(config: AuditRun, out: Path, *, resume: bool = False, argv: Sequence[s
 
 
 def planned(config: AuditRun) -> dict[str, FederatedRun]:
-    """Every run that the audit needs, by name."""
-    runs = {f"row_{row:04d}": alone(config.row(row)) for row in range(config.rows)}
-    method: Any = config.run.method
-    if config.controls.publish_subset and method is not None:
-        subset = alone(config.row(0)).model_copy(update={"method": RandomConfig(ipc=method.ipc), "privacy": None})
+    """Every run that the audit makes, by name: rows where members are asked for, the planted one, else a plain one."""
+    if config.finished is not None:
+        return {}
+    runs: dict[str, FederatedRun] = {}
+    subjects, method = config.subjects, config.run.method
+    if Subject.ROWS in subjects:
+        runs = {f"row_{row:04d}": alone(config.row(row)) for row in range(config.rows)}
+    else:
+        runs["plain"] = alone(config.plain())
+    if Subject.CANARIES in subjects:
+        runs["canaries"] = alone(config.planted())
+    if Subject.ROWS in subjects and config.controls.publish_subset and method is not None:
+        ipc: Any = method
+        subset = alone(config.row(0)).model_copy(update={"method": RandomConfig(ipc=ipc.ipc), "privacy": None})
         runs["publish_subset"] = subset.model_copy(update={"rounds": 1, "name": f"{config.run.name}_subset"})
     return runs
 
@@ -74,31 +87,38 @@ def planned(config: AuditRun) -> dict[str, FederatedRun]:
 def _card(config: AuditRun, folder: Path, facts: dict[str, Any], terminal: Terminal) -> Card:
     """Attack, judge, describe."""
     plans, store = Plans(folder), Store(folder)
-    targets = Targets(config, {row: plans.run(f"row_{row:04d}") for row in range(config.rows)})
-    attacks: list[Attack] = [catalog.resolve("attack", chosen.name)(chosen) for chosen in config.attacks]
-    for row in range(config.rows):
-        store.truth(f"row_{row:04d}", lambda row=row: targets.truth(row))
-    if any(Release.GRADIENT in attack.threat.sees for attack in attacks):
-        store.truth("gradients", targets.cases(0).truth)
+    plans.write(planned(config))
+    make(folder, config.workers, terminal)
+    runs = {"plain": Path(config.finished)} if config.finished else {name: plans.run(name) for name in planned(config)}
+    targets = Targets(config, runs)
+    attacks: list[Attack] = [made(chosen) for chosen in config.attacks]
     for attack, chosen in zip(attacks, config.attacks, strict=True):
+        for name, truth in targets.subjects(attack.threat.subject).items():
+            store.truth(name, truth)
         _attack(attack, chosen.name, targets, store, terminal)
     keep_panels(config, targets, store)
-    outcomes = _controls(config, targets, plans, store, terminal)
-    findings = judged(evaluated(config, store), outcomes)
-    results = [RunDirectory(targets.folders[row]).read_json("result") for row in range(config.rows)]
-    return Card(
+    keep_reconstructions(config, store)
+    _controls(config, targets, plans, store, terminal)
+    results = {name: RunDirectory(path).read_json("result") for name, path in runs.items() if name != "publish_subset"}
+    seen = [(chosen.name, threat) for attack, chosen in zip(attacks, config.attacks, strict=True)
+            for threat in threats_of(attack)]  # fmt: skip
+    return replace(
+        again(config, store),
         provenance={key: facts[key] for key in ("config_hash", "versions", "git", "device", "processor", "cores")}
         | {"data": targets.parts.dataset.fingerprint(), "seed": config.seed},
         release=_release(config, targets, results),
-        threats=[attack.threat for attack in attacks],
-        findings=findings,
-        controls=outcomes,
-        accounting=results[0].get("privacy"),
-        utility={"accuracy": [one["accuracy"] for one in results]},
-        limits=limits(config, len(targets.pool.positions)),
+        threats=[threat for _, threat in seen],
+        accounting=results.get("canaries", results[targets.first_name]).get("privacy"),
+        utility=_utility(results),
+        limits=limits(config, len(targets.pool.positions) if targets.folders else 0),
         citations=CITATIONS,
-        details={"arrays": store.fingerprints(), "attacks": [chosen.name for chosen in config.attacks]},
+        details={"arrays": store.fingerprints(), "attacks": [name for name, _ in seen]},
     )
+
+
+def threats_of(attack: Any) -> tuple[ThreatModel, ...]:
+    """Everyone who attacks: an attack may read a release at several rungs."""
+    return getattr(attack, "threats", (attack.threat,))
 
 
 def _attack(
@@ -106,132 +126,67 @@ def _attack(
 ) -> None:
     """One attack on every target; what is stored is not computed again."""
     label = name if client is None else f"control.disjoint.{name}"
-    rows = [*targets.folders][:1] if Release.GRADIENT in attack.threat.sees else [*targets.folders]
-    for number, row in enumerate(rows):
-        terminal.bar(label, number, len(rows))
+    subjects = list(targets.subjects(attack.threat.subject))
+    for number, subject in enumerate(subjects):
+        terminal.bar(label, number, len(subjects))
         streams = Streams(
             targets.config.seed, ("attack", name)
         )  # the same for all rows: what one needs serves the others
-        view = targets.view(row, attack.threat, store.cached, client)
-        name_of = "gradients" if Release.GRADIENT in attack.threat.sees else f"row_{row:04d}"
-        store.scores(label, name_of, lambda view=view, streams=streams: attack.run(view, streams))
-    terminal.bar(label, len(rows), len(rows))
-
-
-def evaluated(config: AuditRun, store: Store) -> list[Finding]:
-    """The findings of all attacks from what is stored; `verify` asks for the same."""
-    found: list[Finding] = []
-    for chosen in config.attacks:
-        attack: Attack = catalog.resolve("attack", chosen.name)(chosen)
-        found += attack.evaluate(*stored_arrays(store, chosen.name))
-    return found
+        if attack.threat.subject is Subject.ROWS:
+            view = targets.view(number, attack.threat, store.cached, client)
+        else:
+            view = targets.alone(attack.threat, store.cached)
+        store.scores(label, subject, lambda view=view, streams=streams: attack.run(view, streams))
+    terminal.bar(label, len(subjects), len(subjects))
 
 
 def _controls(config: AuditRun, targets: Targets, plans: Plans, store: Store, terminal: Terminal) -> list[Control]:
     """Compute what is not stored, then judge."""
     wanted, first = config.controls, "row_0000"
     streams = Streams(config.seed, ("control",))
+    if not targets.folders:  # the others are of membership
+        return judged_controls(config, store)
+    store.truth(first, lambda: targets.truth(0))
     if wanted.publish_subset and "publish_subset" in plans.names():
         source = replace(targets.source(0), run=plans.run("publish_subset"))
         store.scores("control.publish_subset", first, lambda: known.published(targets, source.sets()))
     if wanted.overfit:
         terminal.say("control: an overfitted network")
         store.scores("control.overfit", first, lambda: known.overfit(targets, 0, wanted.overfit, streams.at("overfit")))
-    if wanted.single and config.run.method is not None:
+    if wanted.single and config.run.method is not None and config.run.privacy is None:
         terminal.say("control: one record of each class")
         store.scores("control.single", first, lambda: known.single(targets, streams.at("single")))
     if (chosen := disjoint(config)) is not None:
         other = next(k for k, held in enumerate(targets.parts.split.client) if k != config.client and len(held))
-        _attack(catalog.resolve("attack", chosen.name)(chosen), chosen.name, targets, store, terminal, other)
+        _attack(made(chosen), chosen.name, targets, store, terminal, other)
     return judged_controls(config, store)
 
 
-def membership(config: AuditRun) -> Any:
-    """The first attack that asks who is a member, by which negative controls are judged."""
-    return next((one for one in config.attacks if hasattr(catalog.resolve("attack", one.name), "statistic")), None)
+def _utility(results: dict[str, Any]) -> dict[str, Any]:
+    """Accuracy on test of the runs that were attacked, and of the one with planted records."""
+    own = [one["accuracy"] for name, one in results.items() if name == "plain" or name.startswith("row_")]
+    found: dict[str, Any] = {"accuracy": own}
+    return found | ({"accuracy_with_planted": results["canaries"]["accuracy"]} if "canaries" in results else {})
 
 
-def disjoint(config: AuditRun) -> Any:
-    """The attack that the negative control is made with: one that reads a client's own sets, and no others."""
-    chosen = membership(config)
-    if chosen is None or not config.controls.disjoint:
-        return None
-    sees = catalog.resolve("attack", chosen.name)(chosen).threat.sees
-    return chosen if sees == {Release.CLIENT_SETS} else None
-
-
-def judged_controls(config: AuditRun, store: Store) -> list[Control]:
-    """What the stored arrays say of each control; `verify` asks for the same."""
-    found = []
-    judges = {"publish_subset": known.judge_published, "overfit": known.judge_overfit, "single": known.judge_single}
-    for name, judge in judges.items():
-        for _, scores, truth in store.stored(f"control.{name}"):
-            found.append(judge(scores, truth))
-    chosen = membership(config)
-    if chosen is None:
-        return found
-    attack = catalog.resolve("attack", chosen.name)(chosen)
-    if disjoint(config) is not None:
-        found.append(known.judge_disjoint(attack.evaluate(*stored_arrays(store, f"control.disjoint.{chosen.name}"))))
-    if config.controls.permuted:
-        scores, truths = stored_arrays(store, chosen.name)
-        found.append(known.judge_permuted(scores, known.permuted(truths, config.seed), attack.statistic))
-    return found
-
-
-def only(config: AuditRun, names: Sequence[str]) -> AuditRun:
-    """The audit with these of its attacks; `UserError` for one that is not in its file."""
-    known_names = [attack.name for attack in config.attacks]
-    if unknown := [name for name in names if name not in known_names]:
-        raise UserError(f"--attack {unknown[0]}: the file has no such attack; valid: {', '.join(known_names)}")
-    chosen = tuple(attack for attack in config.attacks if not names or attack.name in names)
-    return config.model_copy(update={"attacks": chosen})
-
-
-def with_findings(findings: Sequence[Finding], outcomes: Sequence[Control]) -> Card:
-    """A card of findings and controls alone, for their verdict."""
-    return Card({}, {}, (), findings, outcomes, None, {}, (), ())
-
-
-def _release(config: AuditRun, targets: Targets, results: list[dict[str, Any]]) -> dict[str, Any]:
-    run, split = config.run, targets.parts.split
-    return {
+def _release(config: AuditRun, targets: Targets, results: dict[str, Any]) -> dict[str, Any]:
+    run, split, first = config.run, targets.parts.split, results[targets.first_name]
+    found: dict[str, Any] = {
         "algorithm": run.algorithm.name,
         "method": getattr(run.method, "name", None),
         "data": run.data.name,
         "clients": len(split.client),
         "audited_client": config.client,
         "rounds": run.rounds,
-        "runs": config.rows,
-        "candidates": len(targets.pool.positions),
-        "members_per_run": int(targets.pool.members(0).sum()),
+        "runs": len(targets.folders),
         "records_of_client": len(split.client[config.client]),
-        "synthetic_images": results[0]["synthetic_images"],
-        "uplink_bytes": results[0]["uplink_bytes"],
+        "synthetic_images": first["synthetic_images"],
+        "uplink_bytes": first["uplink_bytes"],
     }
-
-
-def summary(card: Card) -> list[str]:
-    """What a reader wants to know at the end, in a few lines."""
-    lines = [card.verdict]
-    for control in card.controls:
-        lines.append(f"  control {control.name}: {'passed' if control.passed else 'FAILED'} ({control.note})")
-    for one in card.findings:
-        if one.estimate is not None and (one.confirmatory or one.metric == "auc"):
-            e, least = one.estimate, one.minimum_detectable
-            more = f", smallest detectable {least:.3f}" if least is not None else ""
-            lines.append(f"  {one.status} {one.id}: {e.value:.3f} [{e.low:.3f}, {e.high:.3f}]{more}")
-    return lines
-
-
-def folder_of(path: Path) -> tuple[RunDirectory, AuditRun]:
-    """An audit's folder and its config."""
-    if not (path / "config.yaml").is_file():
-        raise UserError(f"{path} is no folder of an audit; give the folder that fedsim audit run printed")
-    return RunDirectory(path), load_audit(path / "config.yaml")
-
-
-def stored_arrays(store: Store, attack: str) -> tuple[list[Scores], list[Truth]]:
-    """Scores and truths of an attack, in order of targets."""
-    stored = store.stored(attack)
-    return [one for _, one, _ in stored], [one for _, _, one in stored]
+    if targets.folders:
+        found["candidates"] = len(targets.pool.positions)
+        found["members_per_run"] = int(targets.pool.members(0).sum())
+    if run.audit.planted is not None and "canaries" in results:
+        found["planted"] = dict(run.audit.planted.counts)
+        found["records_with_planted"] = results["canaries"]["real_images"]
+    return found

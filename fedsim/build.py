@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from fedsim import catalog
 from fedsim.compute import Compute
 from fedsim.config import Section
+from fedsim.data.canaries import Canaries, Planted, plant, planted, replaced, with_canaries
 from fedsim.data.images import Dataset, Images
 from fedsim.data.membership import Pool, pool_of, with_members
 from fedsim.data.partition import IIDConfig
@@ -40,7 +41,8 @@ class Parts:
 
     def computed(self, compute: Compute) -> Parts:
         """The same run computed as `compute` says; data and split that are loaded are kept, and a fitted whitening."""
-        other, kept = Parts(self.config.model_copy(update={"compute": compute})), ("dataset", "split", "normalise")
+        kept = ("_loaded", "dataset", "split", "normalise")
+        other = Parts(self.config.model_copy(update={"compute": compute}))
         other.__dict__.update({name: self.__dict__[name] for name in kept if name in self.__dict__})
         return other
 
@@ -51,7 +53,14 @@ class Parts:
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The images."""
+        """The images, those that an audit planted among them."""
+        if self.config.audit.planted is None:
+            return self._loaded
+        return replace(self._loaded, train=replaced(self._loaded.train, self.canaries))
+
+    @cached_property
+    def _loaded(self) -> Dataset:
+        """The images as they are."""
         return catalog.resolve("data", self.config.data.name)(self.config.data).load()
 
     @cached_property
@@ -76,8 +85,23 @@ class Parts:
     @cached_property
     def split(self) -> Split:
         """Which record is whose."""
-        member = self.config.audit.membership
-        return self._drawn if member is None else with_members(self._drawn, self.pool(member.client), member.row)
+        member, found = self.config.audit.membership, self._drawn
+        if member is not None:
+            found = with_members(found, self.pool(member.client), member.row)
+        return found if self.config.audit.planted is None else with_canaries(found, self.canaries)
+
+    @cached_property
+    def canaries(self) -> Canaries:
+        """Records that an audit planted; asked of a run in which it did."""
+        asked, source = self.config.audit.planted, self._loaded
+        assert asked is not None, "nothing is planted in this run"
+        return plant(self._drawn, source.train, asked, source.num_classes, self.config.seed)
+
+    def planted(self, client: int) -> Planted | None:
+        """The records of a client, those apart that an audit dealt to it; None: it did not."""
+        if self.config.audit.planted is None or not len((own := self.canaries.of(client)).positions):
+            return None
+        return planted(self.images(self.split.client[client]), self.split.client[client], own)
 
     @cached_property
     def _drawn(self) -> Split:
@@ -85,13 +109,13 @@ class Parts:
         alone = IIDConfig(clients=1)
         chosen = self.config.partition if isinstance(self.config, FederatedRun) else alone
         partition = catalog.resolve("partition", chosen.name)(chosen)
-        labels = self.dataset.train.labels.numpy()
+        labels = self._loaded.train.labels.numpy()
         data: Any = self.config.data
-        return draw_split(labels, self.dataset.num_classes, data.val, self.config.audit, partition, self.config.seed)
+        return draw_split(labels, self._loaded.num_classes, data.val, self.config.audit, partition, self.config.seed)
 
     def pool(self, client: int) -> Pool:
         """Records that a membership audit of this client asks about."""
-        return pool_of(self._drawn, client, self.dataset.train.labels.numpy(), self.config.seed)
+        return pool_of(self._drawn, client, self._loaded.train.labels.numpy(), self.config.seed)
 
     def images(self, positions: np.ndarray) -> Images:
         """Records of the train split."""

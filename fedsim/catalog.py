@@ -100,9 +100,11 @@ CATALOG: dict[str, dict[str, str]] = {
         "dlg": "attacks.dlg:DLG",
         "idlg": "attacks.idlg:IDLG",
         "inverting_gradients": "attacks.inverting_gradients:InvertingGradients",
+        "fedavg_inversion": "attacks.fedavg_inversion:FedAvgInversion",
         "nearest_neighbour": "attacks.nearest_neighbour:NearestNeighbour",
         "extraction": "attacks.extraction:Extraction",
         "identification": "attacks.identification:Identification",
+        "one_run_canaries": "attacks.one_run_canaries:OneRunCanaries",
     },
 }
 

@@ -23,6 +23,8 @@ def check_federated(config: Any) -> None:
         )
     check_wire(config.wire, config.algorithm.name, config.method)
     check_budgets(config.budgets, config.algorithm, config.method)
+    if config.audit.planted is not None:
+        _check_planted(config)
     if config.privacy is not None:
         _check_private(config)
     elif config.controls.noisy_class_means:
@@ -32,6 +34,9 @@ def check_federated(config: Any) -> None:
 
 def check_central(config: Any) -> None:
     """A central condensation (`schema.Distillation`)."""
+    if config.audit.planted is not None:
+        raise UserError("audit.planted: records are planted among those of clients, which a central run does not have; "
+                        "leave it out, or use fedsim run")  # fmt: skip
     method, networks = config.method, getattr(config.method, "networks", None)
     if late := [at for at in config.curve if at > method.iterations]:
         raise UserError(
@@ -54,6 +59,23 @@ def check_central(config: Any) -> None:
         )
     if getattr(networks, "shared", False):
         raise UserError("method.networks.shared: a central run has one owner and nobody to share with; leave it out")
+
+
+def _check_planted(config: Any) -> None:
+    """Refuse records that nothing could be told of."""
+    if config.engine.name != "local":
+        raise UserError(f"engine.name={config.engine.name}: planted records are for an audit on one machine, which "
+                        "watches every client; valid with audit.planted: local")  # fmt: skip
+    agreed: Any = config.privacy
+    if agreed is None:
+        if config.audit.planted.crafted:
+            raise UserError("audit.planted.crafted: crafted records are vectors that noisy sums alone see; valid "
+                            "without privacy: 0; plant mislabelled, natural or ood_noise ones")  # fmt: skip
+    elif agreed.name != "features" or agreed.rate < 1:
+        raise UserError(
+            f"audit.planted: got privacy {agreed.name} with rate {agreed.rate:g}; planted records are decoded from "
+            "class sums of all records; valid: features with rate 1, or no privacy"
+        )
 
 
 def _check_private(config: Any) -> None:

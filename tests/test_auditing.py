@@ -10,7 +10,8 @@ import pytest
 
 from fedsim.audit.schema import AuditRun, load_audit
 from fedsim.audit_checks import compare, plan, verify
-from fedsim.auditing import audit, disjoint, only
+from fedsim.audit_judgement import disjoint, only
+from fedsim.auditing import audit
 from fedsim.cli import main
 from fedsim.types import RunFailed, UserError
 
@@ -45,8 +46,11 @@ def test_a_card_holds_findings_controls_and_where_they_come_from(done: tuple[Pat
     assert {one["name"] for one in card["controls"]} == {"publish_subset", "overfit", "single", "disjoint", "permuted"}
     assert {one["attack"] for one in card["findings"]} == {"lira", "loss_threshold", "idlg"}
     assert sum(one["confirmatory"] for one in card["findings"]) == 3
-    assert card["release"]["runs"] == 6
-    assert len(card["details"]["arrays"]) == 6 + 3 * 6 + 3 + 2  # truths; two attacks, disjoint; controls; gradients
+    assert card["release"]["runs"] == 10
+    arrays = [name.partition("/")[0] for name in card["details"]["arrays"]]
+    assert arrays.count("truth") == 10 + 1
+    assert arrays.count("scores") == 3 * 10 + 3 + 1  # two attacks, disjoint; controls; gradients
+    assert arrays.count("cache") == len(list((folder / "cache").glob("*.npz"))) > 0
     page = (folder / "card.html").read_text()
     assert card["verdict"].partition(":")[0] in page
     assert "<script" not in page
@@ -116,6 +120,11 @@ def test_verify_names_an_altered_file(done: tuple[Path, int], tmp_path: Path) ->
     shutil.copytree(done[0], copy, ignore=shutil.ignore_patterns("runs", "flwr"))
     shutil.copy(copy / "scores/lira/row_0001.npz", copy / "scores/lira/row_0000.npz")
     with pytest.raises(RunFailed, match=r"scores/lira/row_0000.npz: its fingerprint"):
+        verify(copy)
+    shutil.copy(done[0] / "scores/lira/row_0000.npz", copy / "scores/lira/row_0000.npz")
+    kept = sorted((copy / "cache").glob("*.npz"))
+    shutil.copy(kept[0], kept[1])
+    with pytest.raises(RunFailed, match=rf"cache/{kept[1].name}: its fingerprint"):
         verify(copy)
 
 

@@ -79,7 +79,9 @@ class Card:
             3: f"INVALID: control failed: {', '.join(failed)}",
             4: "CONTRADICTED: the one-run test refutes the accountant's ε",
             5: f"LEAK: {', '.join(leaks)}",
-            6: "INCONCLUSIVE: no confirmatory test could be decided",
+            6: "INCONCLUSIVE: no confirmatory test could be decided"
+            if any(one.confirmatory for one in self.findings)
+            else "INCONCLUSIVE: all is exploratory, nothing was registered before the run",
             0: "NOT_DETECTED: no confirmatory test found a leak; see the smallest effects it could have found",
         }[self.exit_code]
 
@@ -102,6 +104,11 @@ def judged(findings: Sequence[Finding], controls: Sequence[Control]) -> list[Fin
         else one
         for one in findings
     ]
+
+
+def contradicted(findings: Sequence[Finding]) -> bool:
+    """Whether the registered one-run test says that the accountant is wrong."""
+    return any(one.confirmatory and bool(one.details.get("contradicted")) for one in findings)
 
 
 def to_json(card: Card) -> dict[str, Any]:

@@ -5,6 +5,7 @@
     single           the method on one record of each class: the record is the nearest of its class to the upload
     disjoint         the attack on another client's first sets, which were made without the pool: its test finds nothing
     permuted         the attack's scores against membership drawn anew within classes: AUC ½
+    coins            scores of planted records against coins thrown anew: AUC ½
 
 Each is a computation, whose arrays are stored, and a judgement over them, which is all that `verify` repeats.
 """
@@ -174,6 +175,17 @@ def judge_permuted(scores: Sequence[Scores], truths: Sequence[Truth], statistic:
     if isinstance(found, TooFew):
         return Control("permuted", words, True, None, None, f"not decided: {found}")
     return Control("permuted", words, found.low <= 0.5 <= found.high, found, None, f"over {len(areas)} targets")
+
+
+def judge_coins(scores: Sequence[Scores], truths: Sequence[Truth], seed: int) -> list[Control]:
+    """AUC of the decoded coins against coins thrown anew: its 99.9 % interval has to hold ½. None: nothing decoded."""
+    if any("score" not in one for one in scores):
+        return []
+    values = np.concatenate([np.asarray(one["score"], np.float64) for one in scores])
+    anew = numpy_stream(seed, "coins anew").random(len(values)) < 0.5
+    found = delong(values[anew], values[~anew], NEGATIVE_LEVEL)
+    words = "AUC of planted records against coins thrown anew, 99.9% interval holds 0.5"
+    return [Control("coins", words, found.low <= 0.5 <= found.high, found, None, f"over {len(values)} planted records")]
 
 
 def permuted(truths: Sequence[Truth], seed: int) -> list[Truth]:

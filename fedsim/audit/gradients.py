@@ -80,12 +80,15 @@ class GradientCases:
         return GradientRelease(params, stacked, self.records)
 
     def truth(self) -> Truth:
-        """Pixels (n, s, c, h, w) and labels (n, s) of the records; held-out ones of their classes, m each."""
+        """Pixels (n, s, c, h, w) and labels (n, s) of the records; held-out ones of their classes, m each.
+
+        m is 0 where the run held nothing out.
+        """
         positions, labels = self.positions(), self.parts.dataset.train.labels.numpy()
         rng, out = numpy_stream(self.seed, "gradients", "others"), self.parts.split.holdout
         kinds = {label: out[labels[out] == label] for label in np.unique(labels[positions])}
         most = min(OTHERS, *(len(one) for one in kinds.values()))
-        if most < 1:
+        if most < 1 and len(out):
             raise UserError("gradients: a class has no held-out record to tell from; raise run.audit.holdout")
         chosen = np.stack([rng.permutation(kinds[labels[at]])[:most] for at in positions.ravel()])
         pixels = self.parts.images(positions.ravel()).pixels

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from fedsim.audit.card import Card
 from fedsim.audit.panels import panels
+from fedsim.audit.reconstructions import reconstructions
 from fedsim.audit.statistics.roc import roc_points
 from fedsim.audit.store import Store
 from fedsim.audit.types import Finding
@@ -32,7 +33,8 @@ def write_card(folder: Path, card: Card) -> None:
 def render(card: Card, store: Store) -> str:
     """The page as text; the same card and scores give the same text."""
     template = _environment().get_template("card.html.j2")
-    return template.render(card=card, curves=roc_charts(card, store), panels=panels(store))
+    shown = {"curves": roc_charts(card, store), "panels": panels(store), "reconstructions": reconstructions(store)}
+    return template.render(card=card, **shown)
 
 
 @cache

@@ -5,14 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from fedsim import catalog
+from fedsim.audit.types import Subject
 from fedsim.config import Choice, Raw, Section, merge, override, read, validate
 from fedsim.data.split import MembershipConfig
-from fedsim.schema import FederatedRun, resolve
+from fedsim.schema import FederatedRun, load_run, resolve
 from fedsim.types import UserError
+
+GRADIENT_ATTACKS = ("dlg", "idlg", "inverting_gradients", "fedavg_inversion")
+"""What can be tried on a finished run."""
+OFF = {"publish_subset": False, "overfit": 0, "single": False, "disjoint": False, "permuted": False}
+"""No controls."""
 
 
 class ControlsConfig(Section):
@@ -31,21 +38,26 @@ class ControlsConfig(Section):
 
 
 class GradientsConfig(Section):
-    """Gradients as FedSGD would have sent them, for the attacks that see such."""
+    """Gradients or updates of few of the client's records, as FedSGD or FedAvg would have sent them, for the attacks
+    that see such."""
 
-    of: Literal["records", "synthetic"] = Field(default="records", exclude_if=lambda value: value == "records")
-    """What they are taken on: the client's records, or the images of its last synthetic set."""
-    at: Literal["first", "last"] = Field(default="first", exclude_if=lambda value: value == "first")
+    later: ClassVar[tuple[str, ...]] = ("panels", "of", "at")
+    of: Literal["records", "synthetic"] = "records"
+    """What gradients are taken on: the client's records, or the images of its last synthetic set."""
+    at: Literal["first", "last"] = "first"
     """The weights: those that clients are sent first, or the server's after the last round."""
     cases: int = Field(default=10, ge=1)
     """Gradients attacked."""
     records: int = Field(default=1, ge=1)
     """Records, or synthetic images, of each."""
+    panels: int = Field(default=0, ge=0, le=24)
+    """Records shown on the card's page beside what was made of them; private records are then on the page. 0: none."""
 
 
 class AuditRun(Section):
     """`fedsim audit run`."""
 
+    later: ClassVar[tuple[str, ...]] = ("finished",)
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
     """Folder name under --out."""
     seed: int = Field(default=0, ge=0)
@@ -64,6 +76,9 @@ class AuditRun(Section):
     """What has to come out as known."""
     workers: int = Field(default=2, ge=1)
     """Runs at a time, each in a process of its own with one thread."""
+    finished: str | None = None
+    """Folder of a finished run, whose records are attacked as if one or few at a time had sent their gradient or
+    update; written by `fedsim audit run RUN`. All is exploratory then: nothing was held out or registered before."""
 
     @field_validator("rows")
     @classmethod
@@ -79,10 +94,39 @@ class AuditRun(Section):
             raise ValueError(f"attack {twice[0]} is there twice; audit it twice under other names of the audit")
         return self
 
+    @model_validator(mode="after")
+    def _updates_of_records(self) -> AuditRun:
+        asked = self.gradients
+        if Subject.UPDATES in self.subjects and (asked.of, asked.at) != ("records", "first"):
+            raise ValueError(
+                f"gradients: got of={asked.of}, at={asked.at} for an attack on updates; valid: of=records, at=first"
+            )
+        return self
+
+    @property
+    def subjects(self) -> frozenset[Subject]:
+        """What its attacks are run on."""
+        return frozenset(subject_of(attack) for attack in self.attacks)
+
     def row(self, row: int) -> FederatedRun:
         """The config of one run of the membership audit."""
-        member = MembershipConfig(client=self.client, row=row)
-        return self.run.model_copy(update={"audit": self.run.audit.model_copy(update={"membership": member})})
+        return self._with(membership=MembershipConfig(client=self.client, row=row), planted=None)
+
+    def plain(self) -> FederatedRun:
+        """The config of the run as it is, nothing planted."""
+        return self._with(planted=None)
+
+    def planted(self) -> FederatedRun:
+        """The config of the run in which records are planted."""
+        return self.run
+
+    def _with(self, **audit: Any) -> FederatedRun:
+        return self.run.model_copy(update={"audit": self.run.audit.model_copy(update=audit)})
+
+
+def subject_of(attack: Any) -> Subject:
+    """What an attack with these settings is run on."""
+    return catalog.resolve("attack", attack.name)(attack).threat.subject
 
 
 def load_audit(path: Path, assignments: Sequence[str] = ()) -> AuditRun:
@@ -97,6 +141,35 @@ def load_audit(path: Path, assignments: Sequence[str] = ()) -> AuditRun:
     if not isinstance(raw["run"], dict):
         raise UserError(f"run={raw['run']!r}: give run.key=value, or another file of an audit")
     config = validate(AuditRun, raw | {"run": resolve(FederatedRun, raw["run"])})
+    _check(config)
+    return config
+
+
+def of_finished(run: Path, names: Sequence[str], assignments: Sequence[str] = ()) -> AuditRun:
+    """The audit of a run that is made: reconstructions of its records, by these attacks.
+
+    `assignments` are laid on it: `gradients.cases=3`, `attacks=[{name: dlg, iterations: 50}]`. `UserError` for a folder
+    of no finished run, and for an attack that needs what would have had to be drawn before the run.
+    """
+    if not all((run / name).is_file() for name in ("config.yaml", "result.json", "manifest.json")):
+        raise UserError(f"{run} is no finished run of fedsim run; give its folder, or a config of an audit")
+    raw: Raw = {"attacks": [{"name": name} for name in names], "gradients": {"panels": 10}, "client": 0}
+    raw = override(raw, assignments)
+    valid = ", ".join(GRADIENT_ATTACKS)
+    if not raw["attacks"]:
+        raise UserError(f"{run} is a finished run: say what is tried on it; valid: --attack with {valid}")
+    if "run" in raw or "finished" in raw:
+        raise UserError(f"{run} is a finished run: run.… cannot change any more; valid: gradients.…, attacks, client")
+    whole = {"name": "reconstruction", "finished": str(run), "controls": OFF} | raw
+    config = validate(AuditRun, whole | {"run": load_run(run / "config.yaml")})
+    if names and sorted(names) != sorted(attack.name for attack in config.attacks):
+        raise UserError(f"attacks: got others than those of --attack; valid: settings of {', '.join(names)}")
+    for attack in config.attacks:
+        if subject_of(attack) not in (Subject.GRADIENTS, Subject.UPDATES):
+            raise UserError(
+                f"--attack {attack.name}: a finished run held nothing out and planted nothing for it; valid: {valid}; "
+                "fedsim audit run CONFIG makes runs of its own"
+            )
     _check(config)
     return config
 
@@ -118,15 +191,26 @@ def _run(raw: Raw, path: Path) -> Any:
 
 def _check(config: AuditRun) -> None:
     """Refuse a run that cannot be audited."""
-    run = config.run
-    if run.audit.holdout <= 0:
+    run, subjects = config.run, config.subjects
+    if Subject.CANARIES in subjects and run.audit.planted is None:
+        raise UserError(
+            "run.audit.planted: an attack asks for planted records, and there are none; give some and slots for them, "
+            "such as run.audit.canaries=400 run.audit.planted.crafted=400"
+        )
+    for attack in config.attacks:
+        check = getattr(catalog.resolve("attack", attack.name)(attack), "check", None)
+        if check is not None:
+            check(run)
+    if config.finished is not None:  # what follows is of runs that are to be made
+        return
+    if subjects != {Subject.CANARIES} and run.audit.holdout <= 0:
         raise UserError(
             "run.audit.holdout=0: non-members are held out when the data are partitioned, or never; set it, such as 0.4"
         )
     if run.transcript == "none":
         raise UserError("run.transcript=none: nothing released would be kept to attack; give uploads or all")
     clients = getattr(run.partition, "clients", 2)
-    if config.controls.disjoint and clients < 2:
+    if Subject.ROWS in subjects and config.controls.disjoint and clients < 2:
         raise UserError(
             "controls.disjoint: the run has one client, and the control needs sets of another; set "
             "controls.disjoint=false, or run.partition.clients=2"

@@ -49,8 +49,9 @@ class Store:
         return [(one.stem, load_arrays(one), load_arrays(self.folder / "truth" / one.name)) for one in found]
 
     def fingerprints(self) -> dict[str, str]:
-        """SHA-256 of every file that the numbers of the card come from, by its path in the folder."""
-        files = sorted(path for kind in ("scores", "truth") for path in (self.folder / kind).rglob("*.npz"))
+        """SHA-256 of every stored array, those on the card's page among them, by its path in the folder."""
+        files = [path for kind in ("scores", "truth", "cache") for path in sorted((self.folder / kind).rglob("*.npz"))]
+        files += sorted(self.folder.glob("*.npz"))
         return {str(path.relative_to(self.folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 

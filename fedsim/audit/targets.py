@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from fedsim.audit.canaries import CanaryRun
 from fedsim.audit.distilled_gradients import DistilledCases
 from fedsim.audit.gradients import GradientCases
 from fedsim.audit.schema import AuditRun
-from fedsim.audit.types import Knowledge, ThreatModel, Truth
+from fedsim.audit.types import Knowledge, Subject, ThreatModel, Truth
+from fedsim.audit.updates import release
 from fedsim.audit.view import AdversaryView, Public, Released, Shadow, Source
 from fedsim.build import Parts
 from fedsim.data.images import Images
@@ -29,13 +31,33 @@ class Targets:
     """Everything that the runs of the rows released, and the truth about them."""
 
     config: AuditRun
-    folders: Mapping[int, Path]
-    """Run directory of each row."""
+    runs: Mapping[str, Path]
+    """Run directories by the names of `AuditRun.runs`."""
+
+    @cached_property
+    def folders(self) -> dict[int, Path]:
+        """Run directory of each row."""
+        return {int(name.removeprefix("row_")): path for name, path in self.runs.items() if name.startswith("row_")}
+
+    @property
+    def first_name(self) -> str:
+        """Name of a run in which nothing was planted."""
+        return "row_0000" if self.folders else "plain"
+
+    @property
+    def first(self) -> Path:
+        """Its folder."""
+        return self.runs[self.first_name]
+
+    @cached_property
+    def canaries(self) -> CanaryRun:
+        """The run in which records were planted."""
+        return CanaryRun(self.config.planted(), self.runs["canaries"])
 
     @cached_property
     def parts(self) -> Parts:
-        """The audited run; its split is the one before records change places."""
-        return settled(Parts(self.config.run))
+        """The audited run; its split is the one before records change places or are planted."""
+        return settled(Parts(self.config.plain()))
 
     @cached_property
     def pool(self) -> Pool:
@@ -67,22 +89,44 @@ class Targets:
         who = self.config.client if client is None else client
         broadcasts = (lambda: received(folder, who)) if self.config.run.transcript == "all" else None
         until = None if client is None else 1
-        release = (lambda: self.cases(row).release()) if client is None else None
-        return Source(folder, who, lambda: server_weights(folder), broadcasts, release, until)
+        return Source(folder, who, lambda: server_weights(folder), broadcasts, until=until)
 
-    def cases(self, row: int) -> GradientCases | DistilledCases:
-        """Batches of the audited client's records in a row's run, or of the last set that it sent."""
+    @property
+    def cases(self) -> GradientCases | DistilledCases:
+        """Batches of the audited client's records, or of the last set that it sent, in the run of the first row: for
+        attacks on gradients and updates."""
         asked, client = self.config.gradients, self.config.client
-        parts = settled(Parts(self.config.row(row)))
-        weights = server_weights(self.folders[row]) if asked.at == "last" else None
+        parts = settled(Parts(self.config.row(0) if self.folders else self.config.plain()))
+        weights = server_weights(self.first) if asked.at == "last" else None
         if asked.of == "records":
             return GradientCases(parts, client, asked.cases, asked.records, self.config.seed, weights)
-        sets = Source(self.folders[row], client, dict).sets()
+        sets = Source(self.first, client, dict).sets()
         return DistilledCases(parts, sets, client, asked.cases, asked.records, self.config.seed, weights)
 
     def truth(self, row: int) -> Truth:
         """Who of the pool was a member, and the classes."""
         return {"members": self.pool.members(row), "labels": self.pool.labels}
+
+    def subjects(self, subject: Subject) -> dict[str, Callable[[], Truth]]:
+        """Names of what attacks on such a subject are run on, and the truth of each."""
+        if subject is Subject.ROWS:
+            return {f"row_{row:04d}": (lambda row=row: self.truth(row)) for row in self.folders}
+        return {str(subject): self.canaries.truth if subject is Subject.CANARIES else self.cases.truth}
+
+    def alone(self, threat: ThreatModel, cache: Callable[..., np.ndarray]) -> AdversaryView:
+        """What an attack gets that is run on one subject: no shadows."""
+        subject, folder = threat.subject, self.first
+        granted = {Knowledge.AUXILIARY: self.parts.images(self.parts.split.val)}
+        if subject is Subject.CANARIES:
+            folder = self.canaries.folder
+            granted[Knowledge.CANDIDATES] = self.canaries.images
+        source = Source(
+            folder, self.config.client, lambda: server_weights(folder),
+            gradients=self.cases.release if subject is Subject.GRADIENTS else None,
+            local_updates=(lambda: release(self.cases)) if subject is Subject.UPDATES else None,
+            canaries=self.canaries.release() if subject is Subject.CANARIES else None,
+        )  # fmt: skip
+        return AdversaryView(threat, Released(source, threat, str(subject)), self.public, granted, (), cache)
 
     def view(
         self, row: int, threat: ThreatModel, cache: Callable[..., np.ndarray], client: int | None = None

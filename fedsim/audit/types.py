@@ -35,7 +35,9 @@ class Release(StrEnum):
     SERVER_MODEL = "server_model"
     """The server's model after the last round."""
     UPDATE = "update"
-    """The weights that one client sent back, and those it was sent."""
+    """The weights that one client sent back, and those it was sent, of every round."""
+    LOCAL_UPDATE = "local_update"
+    """The weight change of a client's local training on few records, as FedAvg sends it."""
     GRADIENT = "gradient"
     """One gradient of the loss on a batch of a client's records, as FedSGD sends it."""
 
@@ -57,6 +59,19 @@ class Knowledge(StrEnum):
     """Runs of the same protocol in which it chose which candidates the client held."""
     LABELS = "labels"
     """The labels of the records attacked."""
+
+
+class Subject(StrEnum):
+    """What an attack is run on."""
+
+    ROWS = "rows"
+    """Every run of a row, one after another."""
+    GRADIENTS = "gradients"
+    """Gradients of the audited client's records, all at once."""
+    UPDATES = "updates"
+    """Weights after local training on the audited client's records, all at once."""
+    CANARIES = "canaries"
+    """The one run in which records were planted."""
 
 
 class Status(StrEnum):
@@ -90,6 +105,15 @@ class ThreatModel:
     """What is protected or not."""
     adjacency: Literal["add_remove", "replace"] = "add_remove"
     """What two neighbouring worlds differ by."""
+
+    @property
+    def subject(self) -> Subject:
+        """What an attack of this threat is run on; the audit makes the runs that this takes."""
+        which = {
+            Release.TRANSCRIPT: Subject.CANARIES, Release.GRADIENT: Subject.GRADIENTS,
+            Release.LOCAL_UPDATE: Subject.UPDATES,
+        }  # fmt: skip
+        return next((subject for release, subject in which.items() if release in self.sees), Subject.ROWS)
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Bool
 
+from fedsim.audit.canaries import CanaryRelease
 from fedsim.audit.gradients import GradientRelease
 from fedsim.audit.types import Knowledge, NotGranted, Release, ThreatModel
+from fedsim.audit.updates import UpdateRelease
 from fedsim.data.images import Images
 from fedsim.data.synthetic import SyntheticSet
 from fedsim.data.transforms import Normalise
@@ -44,6 +46,10 @@ class Source:
     """Reads the weights that the client was sent, round by round; None: not kept."""
     gradients: Callable[[], GradientRelease] | None = None
     """Makes what FedSGD would have sent; None: not asked for."""
+    local_updates: Callable[[], UpdateRelease] | None = None
+    """Makes what FedAvg would have sent; None: not asked for."""
+    canaries: CanaryRelease | None = None
+    """What is known of planted records; None: none are."""
     until: int | None = None
     """Last round of which sets, weights sent and weights sent back are shown; None: all."""
 
@@ -113,6 +119,25 @@ class Released:
         if self._source.gradients is None:
             raise UserError("no gradients were made for this target; they belong to the audited client's first row")
         return self._source.gradients()
+
+    def local_updates(self) -> UpdateRelease:
+        """The weight changes that the audited client would have sent under FedAvg."""
+        self._needs(Release.LOCAL_UPDATE)
+        if self._source.local_updates is None:
+            raise UserError("no updates were made for this target; they belong to a run of FedAvg")
+        return self._source.local_updates()
+
+    def canaries(self) -> CanaryRelease:
+        """What the worst-case observer of planted records holds, of all clients."""
+        self._needs(Release.TRANSCRIPT)
+        if self._source.canaries is None:
+            raise UserError("no records were planted in this run; set run.audit.planted")
+        return self._source.canaries
+
+    def of_client(self, client: int) -> Released:
+        """The same run's releases of another client, for whoever sees the whole transcript."""
+        self._needs(Release.TRANSCRIPT)
+        return Released(replace(self._source, client=client), self._threat, f"{self.key}.client_{client:04d}")
 
     def _needs(self, *one_of: Release) -> None:
         if not self._threat.sees.intersection(one_of):

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Int
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fedsim.config import Section
 from fedsim.data.partition import Partition, Positions, withhold_small
@@ -39,16 +39,50 @@ class MembershipConfig(Section):
     but for the server's first weights, which an adversary may know."""
 
 
+class PlantedConfig(Section):
+    """Records planted among those of the clients, for an audit of ε: how many of each kind (canaries.py)."""
+
+    crafted: int = Field(default=0, ge=0)
+    """Vectors of the greatest norm under every network, the worst case; under `privacy: features` alone."""
+    mislabelled: int = Field(default=0, ge=0)
+    """Records under another label."""
+    natural: int = Field(default=0, ge=0)
+    """Records as they are."""
+    ood_noise: int = Field(default=0, ge=0)
+    """Images of uniform bytes."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Kinds that there are some of."""
+        return {kind: number for kind, number in self.model_dump().items() if number}
+
+    @property
+    def total(self) -> int:
+        """m."""
+        return sum(self.counts.values())
+
+
 class AuditConfig(Section):
     """What is reserved for the privacy audit, at partition time or never."""
 
-    later: ClassVar[tuple[str, ...]] = ("membership",)
+    later: ClassVar[tuple[str, ...]] = ("membership", "planted")
     holdout: float = Field(default=0.0, ge=0, le=0.9)
     """Share of the source train split kept from every client: non-members of the membership audit."""
     canaries: int = Field(default=0, ge=0)
     """Record slots reserved for planted records, taken out of the clients' data."""
     membership: MembershipConfig | None = None
     """Whose records change places with held-out ones, in a run that an audit makes (membership.py); null: nobody's."""
+    planted: PlantedConfig | None = None
+    """What is planted in the slots of `canaries`, by a coin each; null: nothing, the slots stay empty."""
+
+    @model_validator(mode="after")
+    def _slots(self) -> AuditConfig:
+        if self.planted is not None and not 1 <= self.planted.total <= self.canaries:
+            raise ValueError(
+                f"planted: got {self.planted.total} records for {self.canaries} slots; valid: at least one, at most as "
+                "many as audit.canaries"
+            )
+        return self
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from fedsim.config import Section
+from fedsim.data.canaries import Planted
 from fedsim.data.images import Images
 from fedsim.data.synthetic import SyntheticSet
 from fedsim.data.transforms import Normalise
@@ -89,6 +90,8 @@ class ClientView:
     """Called with (iteration, metrics) while it works."""
     memory: Params = field(default_factory=dict)
     """What it kept after the last earlier round that it took part in; empty at first."""
+    planted: Planted | None = None
+    """Its images again, those apart that an audit dealt to it; None: it did not."""
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from flwr.app import RecordDict
 
+from fedsim.data.canaries import Planted
 from fedsim.data.images import Images
 from fedsim.data.synthetic import SyntheticSet
 from fedsim.federated.base import Algorithm, Broadcast, ClientView, Setting, Upload
@@ -51,6 +52,8 @@ class Node:
     """How arrays travel."""
     own: Callable[[int], Algorithm] | None = None
     """The algorithm as one client does its part of it, where their work is unequal; None: as all do."""
+    planted: Callable[[int], Planted | None] = field(default=lambda client: None)
+    """A client's images, those apart that an audit dealt to it."""
     forget: bool = False
     """Drop a client's folders of earlier rounds when it is asked for the next: their uploads arrived."""
 
@@ -119,7 +122,8 @@ def view_of(node: Node, client: int, broadcast: Broadcast) -> ClientView:
             listener(client, iteration, steps, values.get("loss"))
 
     remembered = memory(folder.parent, broadcast.round) if folder is not None else {}
-    return ClientView(client, node.setting, node.images(client), folder, node.checkpoint_every, log, remembered)
+    images, planted = node.images(client), node.planted(client)
+    return ClientView(client, node.setting, images, folder, node.checkpoint_every, log, remembered, planted)
 
 
 def memory(folder: Path, before: int) -> Params:

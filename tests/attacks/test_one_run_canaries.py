@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from attacks.canary_records import Look, crafted
 from attacks.one_run_canaries import Config, OneRunCanaries, decoded, largest_cosine
 from attacks.one_run_evidence import Claim, critical
 from fedsim.audit.statistics.one_run import Guesses, contradicts, lower_bound
@@ -17,6 +16,7 @@ from fedsim.audit.types import Release, Status
 from fedsim.privacy.accountant import noise_for
 from fedsim.privacy.mechanism import Mechanism, contributions, noised
 from fedsim.privacy.noise import SeededNoise
+from fedsim.privacy.observed import Look, crafted
 from fedsim.seeding import Streams, numpy_stream, stream
 from fedsim.types import UserError
 from tests.federated.algorithms.test_private_feddm import config
@@ -34,7 +34,7 @@ def claimed(epsilon: float, releases: int = 1) -> Mechanism:
 
 def findings(one: Audited, epsilon: float):
     scores = {"score": one.scores, "epsilon": np.array(epsilon), "delta": np.array(DELTA)}
-    return OneRunCanaries(Config(canaries=len(one.scores))).evaluate([scores], [{"included": one.included}])
+    return OneRunCanaries(Config()).evaluate([scores], [{"included": one.included}])
 
 
 def contradicted(one: Audited) -> bool:

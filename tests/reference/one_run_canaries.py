@@ -9,12 +9,12 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from attacks.canary_records import Look, class_means, crafted, look
 from attacks.one_run_canaries import coins, decoded
 from fedsim.audit.statistics.one_run import Guesses
 from fedsim.audit.statistics.one_run_guesses import fixed_guesses
 from fedsim.privacy.mechanism import Mechanism, release
 from fedsim.privacy.noise import SeededNoise
+from fedsim.privacy.observed import Look, class_means, crafted, look
 from fedsim.seeding import Streams, numpy_stream, stream
 
 CLASSES, WIDTH = 4, 112

@@ -47,6 +47,7 @@ from fedsim.distill.real import Real, RealImages
 from fedsim.federated.base import Broadcast, ClientView, ServerState, Setting, Upload, network_with
 from fedsim.federated.previous import received, sampled
 from fedsim.models.functional import flatten, state, trainable_names
+from fedsim.privacy.observed import LOOKS, ObservedOwner
 from fedsim.privacy.owner import PrivateImages
 from fedsim.seeding import Streams
 from fedsim.training.train import TrainConfig, fit
@@ -163,13 +164,16 @@ class FedDM:
     def _owner(self, view: ClientView) -> tuple[Real, Tensor]:
         """The client's images, and how many synthetic ones each class gets; under privacy that is no secret."""
         setting, privacy, ipc = view.setting, view.setting.privacy, int(self.method_config.ipc)
-        whose = (view.images, len(setting.classes), setting.normalise, setting.device)
+        how = (len(setting.classes), setting.normalise, setting.device)
         if privacy is None:
-            owner = RealImages(*whose)
+            owner = RealImages(view.images, *how)
             return owner, owner.counts.clamp(max=ipc)
-        ledger = privacy.ledger(view.store.parent if view.store is not None else None)
-        noise = privacy.noise(setting.streams.at("privacy", view.client))
-        return PrivateImages(*whose, privacy.mechanism, noise, ledger), torch.full((len(setting.classes),), ipc)
+        folder = view.store.parent if view.store is not None else None
+        terms = (privacy.mechanism, privacy.noise(setting.streams.at("privacy", view.client)), privacy.ledger(folder))
+        budget = torch.full((len(setting.classes),), ipc)
+        if view.planted is None or folder is None:
+            return PrivateImages(view.images, *how, *terms), budget
+        return ObservedOwner(view.planted, *how, *terms, setting.streams.at("canaries"), folder / LOOKS), budget
 
     def server(
         self, setting: Setting, state: ServerState, uploads: Sequence[Upload], streams: Streams

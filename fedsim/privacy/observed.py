@@ -1,36 +1,39 @@
-"""Canaries of a one-run audit, and the door of a private owner as the adversary watches it.
+"""The door of a private owner among whose records an audit planted some, as the worst-case adversary watches it.
 
-    crafted       a vector of the greatest norm, C under every network, at right angles to the others of its class and
-                  to the mean of the class: the worst that a record can be to the mechanism
-    mislabelled   a record of the client under another label          natural   a record as it is
-    ood_noise     an image of uniform bytes
+A crafted canary (data/canaries.py) is a vector of the greatest norm, C under every network, at right angles to the
+others of its class and to the mean of the class: the worst that a record can be to the mechanism. It needs no image
+that a network maps there: the guarantee holds for any function of one record, so the embedding is changed on crafted
+canaries (known by their bytes) to say the crafted vector. Clipping, count, grid, sum, noise and ledger are those of
+the run.
 
-A crafted canary needs no image that a network maps there: the guarantee holds for any function of one record, so the
-embedding is changed on the canaries (known by their bytes) to say the crafted vector. Clipping, count, grid, sum, noise
-and ledger are those of the run.
+    client_CCCC/looks/KEY.safetensors   values · rest · rows      of one release, beside the ledger; not who is in
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import NoReturn
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
+from fedsim.data.canaries import Planted
 from fedsim.data.images import Images
 from fedsim.data.transforms import Normalise
 from fedsim.privacy.ledger import Ledger
 from fedsim.privacy.mechanism import Mechanism, NoisySum, contributions
 from fedsim.privacy.noise import Noise
 from fedsim.privacy.owner import ROWS, Embed, PrivateImages, full_precision
+from fedsim.runs import load_tensors, save_tensors
 from fedsim.seeding import Streams
 from fedsim.types import UserError
 
-Kind = Literal["crafted", "mislabelled", "natural", "ood_noise"]
-"""What a canary is."""
+LOOKS = "looks"
+"""Folder of what was watched, in the client's own."""
 
 
 @dataclass(frozen=True)
@@ -80,28 +83,6 @@ def crafted(
     return rows
 
 
-def canaries_of(kind: Kind, held: Images, count: int, num_classes: int, rng: torch.Generator) -> tuple[Images, Images]:
-    """`count` canaries of a client who holds `held`, and the records beside them.
-
-    Records that become canaries are taken out of the rest. Images of crafted ones are names, no more.
-    """
-    if count < 1:
-        raise UserError(f"canaries: got {count}; valid: at least one for each client")
-    if kind in ("crafted", "ood_noise"):
-        shape = (count, *held.pixels.shape[1:])
-        pixels = torch.randint(0, 256, shape, generator=rng, dtype=torch.uint8)
-        return held, Images(pixels, torch.arange(count) % num_classes)
-    if count > len(held):
-        raise UserError(f"canaries: got {count} {kind} of a client with {len(held)} records; valid: at most as many; "
-                        "give fewer, or kind: crafted")  # fmt: skip
-    order = torch.randperm(len(held), generator=rng)
-    chosen = held.take(order[:count])
-    if kind == "mislabelled":
-        moved = chosen.labels + torch.randint(1, num_classes, (count,), generator=rng)
-        chosen = Images(chosen.pixels, moved % num_classes)
-    return held.take(order[count:]), chosen
-
-
 class ObservedOwner(PrivateImages):
     """A client's real door: the canaries that are in are records like any other, and every release is watched.
 
@@ -110,48 +91,65 @@ class ObservedOwner(PrivateImages):
 
     def __init__(
         self,
-        rest: Images,
-        canaries: Images,
-        included: Bool[Tensor, "m"],
+        planted: Planted,
         num_classes: int,
         normalise: Normalise,
+        device: torch.device,
         mechanism: Mechanism,
         noise: Callable[[str], Noise],
         ledger: Ledger,
-        craft: Streams | None = None,
+        craft: Streams,
+        keep: Path | None = None,
     ) -> None:
-        """`included` says which canaries are in; `craft` draws the vectors of crafted ones; None: they are images."""
+        """`craft` draws the vectors of crafted canaries; `keep` is the folder that looks are stored in."""
         if mechanism.rate < 1:
             raise UserError(f"privacy.rate: got {mechanism.rate}; canaries are decoded from releases of all records; "
                             "valid: 1")  # fmt: skip
-        together = Images(
-            torch.cat([rest.pixels, canaries.pixels[included]]), torch.cat([rest.labels, canaries.labels[included]])
-        )
-        super().__init__(together, num_classes, normalise, torch.device("cpu"), mechanism, noise, ledger)
-        self._rest, self._canaries, self._craft = rest, canaries, craft
+        rest, inside = planted.rest, planted.canaries.take(torch.nonzero(planted.included).flatten())
+        together = Images(torch.cat([rest.pixels, inside.pixels]), torch.cat([rest.labels, inside.labels]))
+        super().__init__(together, num_classes, normalise, device, mechanism, noise, ledger)
+        self._planted, self._craft, self._keep = planted, craft, keep
         self.looks: list[Look] = []
 
     def release(
         self, question: str, embed: Embed, centre: Float[Tensor, "d"], network: nn.Module, *, rows: int = 0
     ) -> NoisySum:
         """As of a `PrivateImages`."""
-        vectors = self._seen(embed, self._rest, rows or ROWS)
-        if self._craft is None:
-            canaries, asked = self._seen(embed, self._canaries, rows or ROWS), embed
-        else:
-            means = class_means(vectors.double() - centre.double(), self._rest.labels, self._classes)
+        planted, size = self._planted, rows or ROWS
+        vectors, canaries = self._seen(embed, planted.rest, size), self._seen(embed, planted.canaries, size).double()
+        asked, made = embed, planted.crafted
+        if made.any():
+            labels, public = planted.canaries.labels[made], centre.double().cpu()
+            means = class_means(vectors.double() - public, planted.rest.labels, self._classes)
             rng = self._craft.generator("crafted", question)
-            canaries = centre.double() + crafted(self._canaries.labels, means, self.mechanism.clip, rng)
-            asked = said(embed, self._normalise(self._canaries.pixels), canaries)
+            canaries[made] = public + crafted(labels, means, self.mechanism.clip, rng)
+            names = self._normalise(planted.canaries.pixels[made].to(self._device))
+            asked = said(embed, names, canaries[made])
         found = super().release(question, asked, centre, network, rows=rows)
-        self.looks.append(look(found.values, (vectors, self._rest.labels), canaries, centre, self.mechanism))
+        seen = look(found.values, (vectors, planted.rest.labels), canaries, centre.cpu(), self.mechanism)
+        self.looks.append(seen)
+        if self._keep is not None:
+            name = hashlib.sha256(question.encode()).hexdigest()[:32]
+            save_tensors(self._keep / f"{name}.safetensors", vars(seen), {})
         return found
 
+    def release_pooled(self, *_: object, **__: object) -> NoReturn:
+        """Refused: canaries are decoded from sums of one class each."""
+        raise UserError("audit.planted: canaries are decoded from class sums, and this method asks for a sum over all "
+                        "classes; valid: privacy: features")  # fmt: skip
+
     def _seen(self, embed: Embed, images: Images, rows: int) -> Float[Tensor, "n d"]:
-        """Vectors of images as a release sees them."""
+        """Vectors of images as a release sees them, on the CPU."""
+        images = images.to(self._device)
         pieces = zip(images.pixels.split(rows), images.labels.split(rows), strict=True)
         with torch.no_grad(), full_precision():
-            return torch.cat([embed(self._normalise(pixels), labels) for pixels, labels in pieces])
+            return torch.cat([embed(self._normalise(pixels), labels).cpu() for pixels, labels in pieces])
+
+
+def stored_looks(folder: Path) -> list[Look]:
+    """What was watched of a client whose folder this is."""
+    found = [load_tensors(path)[0] for path in sorted((folder / LOOKS).glob("*.safetensors"))]
+    return [Look(one["values"], one["rest"], one["rows"]) for one in found]
 
 
 def class_means(
@@ -164,13 +162,13 @@ def class_means(
 
 def said(embed: Embed, names: Float[Tensor, "m c h w"], vectors: Float64[Tensor, "m d"]) -> Embed:
     """`embed`, but of the images `names` the vectors that are given. An image's vector still depends on it alone."""
-    place = {image.numpy().tobytes(): index for index, image in enumerate(names)}
+    place = {image.numpy().tobytes(): index for index, image in enumerate(names.cpu())}
     if len(place) < len(names):
         raise UserError("canaries: got two of the same bytes; valid: crafted canaries whose images all differ")
 
     def changed(images: Float[Tensor, "n c h w"], labels: Int64[Tensor, "n"]) -> Float64[Tensor, "n d"]:
-        found = embed(images, labels).double()
-        for row, image in enumerate(images):
+        found = embed(images, labels).double().cpu()
+        for row, image in enumerate(images.cpu()):
             if (index := place.get(image.numpy().tobytes())) is not None:
                 found[row] = vectors[index]
         return found

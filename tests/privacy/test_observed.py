@@ -1,4 +1,4 @@
-"""The watched door releases what the run's own door does; kinds of canaries; what is refused."""
+"""The watched door releases what the run's own door does, and stores what was watched; what is refused."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from attacks.canary_records import ObservedOwner, canaries_of, directions, said
 from attacks.one_run_canaries import coins, decoded
+from fedsim.data.canaries import Planted, disguised
 from fedsim.data.images import Images
 from fedsim.distill.distribution.private_dm import PrivateMatching
 from fedsim.privacy.ledger import Ledger
 from fedsim.privacy.mechanism import Mechanism, contributions
 from fedsim.privacy.noise import SeededNoise
+from fedsim.privacy.observed import LOOKS, ObservedOwner, directions, said, stored_looks
 from fedsim.privacy.owner import PrivateImages
 from fedsim.seeding import Streams, stream
 from fedsim.types import UserError
@@ -28,20 +29,30 @@ def noise(question: str) -> SeededNoise:
     return SeededNoise(NOISE.generator(question))
 
 
-def watched(folder, kind, sigma=1e-3, craft=None):
-    """A prepared run of the reference problem; its owner, canaries and coins."""
-    rest, canaries = canaries_of(kind, loops.images(COUNTS), CANARIES, 3, stream(1))
-    included = coins(CANARIES, stream(2))
+def dealt(kind):
+    """Records of the reference problem, a dozen of them canaries of one kind, and coins."""
+    held = loops.images(COUNTS)
+    canaries = disguised(kind, held.take(torch.arange(0, 60, 5)), 3, stream(1))
+    rest = held.take(torch.tensor([row for row in range(60) if row % 5]))
+    return Planted(rest, canaries, coins(CANARIES, stream(2)), torch.full((CANARIES,), kind == "crafted"))
+
+
+def watched(folder, kind, sigma=1e-3):
+    """A prepared run of the reference problem; its owner, and what was dealt to it."""
+    planted = dealt(kind)
     mechanism, ledger = Mechanism(clip=2.0, kappa=0.5, sigma=sigma), Ledger(folder, 1e-5, "add_remove")
-    owner = ObservedOwner(rest, canaries, included, 3, loops.NORMALISE, mechanism, noise, ledger, craft)
+    owner = ObservedOwner(
+        planted, 3, loops.NORMALISE, torch.device("cpu"), mechanism, noise, ledger, Streams(4), folder / LOOKS
+    )
     task = replace(private.task(folder / "unused", COUNTS), real=owner)
     PrivateMatching(private.config(NETWORKS), private.terms()).prepare(task, stream(3))
-    return owner, rest, canaries, included
+    return owner, planted
 
 
 @pytest.mark.parametrize("kind", ["natural", "mislabelled", "ood_noise"])
 def test_it_releases_what_the_run_releases_of_the_same_records(tmp_path, kind):
-    owner, rest, canaries, included = watched(tmp_path / "watched", kind)
+    owner, planted = watched(tmp_path / "watched", kind)
+    rest, canaries, included = planted.rest, planted.canaries, planted.included
     held = Images(
         torch.cat([rest.pixels, canaries.pixels[included]]), torch.cat([rest.labels, canaries.labels[included]])
     )
@@ -68,40 +79,21 @@ def test_it_releases_what_the_run_releases_of_the_same_records(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["crafted", "mislabelled", "ood_noise"])
 def test_the_coins_are_read_through_real_networks_where_there_is_hardly_noise(tmp_path, kind):
-    craft = Streams(4) if kind == "crafted" else None
-    owner, _, canaries, included = watched(tmp_path, kind, 1e-6, craft)
-    scores = decoded(owner.looks, canaries.labels, owner.mechanism.deviation)
-    assert torch.equal(scores > 0.5, included)
+    owner, planted = watched(tmp_path, kind, 1e-6)
+    scores = decoded(owner.looks, planted.canaries.labels, owner.mechanism.deviation)
+    assert torch.equal(scores > 0.5, planted.included)
+    kept = decoded(stored_looks(tmp_path), planted.canaries.labels, owner.mechanism.deviation)
+    torch.testing.assert_close(kept, scores)  # files come in another order
 
 
 def test_crafted_vectors_are_clipped_counted_and_charged_like_any_other(tmp_path):
-    owner, _, canaries, included = watched(tmp_path, "crafted", 0.5, Streams(4))
-    assert 0 < int(included.sum()) < CANARIES
+    owner, planted = watched(tmp_path, "crafted", 0.5)
+    assert 0 < int(planted.included.sum()) < CANARIES
     for seen in owner.looks:
         assert seen.rows.norm(dim=1).numpy() == pytest.approx(owner.mechanism.sensitivity, rel=1e-6)
         assert (seen.rows[:, -1] - 0.5).abs().max() < 1e-6
     assert not torch.equal(owner.looks[0].rows, owner.looks[1].rows)  # other directions under every network
     assert owner.ledger.made == NETWORKS
-    assert len(canaries) == CANARIES
-
-
-def test_kinds_are_what_they_are_called():
-    held = loops.images(COUNTS)
-    rest, natural = canaries_of("natural", held, 10, 3, stream(5))
-    assert len(rest) == len(held) - 10
-    pairs = {(bytes(pixels.numpy().tobytes()), int(label)) for pixels, label in zip(*parts(held), strict=True)}
-    assert {(one.numpy().tobytes(), int(label)) for one, label in zip(*parts(natural), strict=True)} <= pairs
-    _, moved = canaries_of("mislabelled", held, 10, 3, stream(5))
-    assert torch.equal(moved.pixels, natural.pixels)
-    assert (moved.labels != natural.labels).all()
-    assert ((moved.labels >= 0) & (moved.labels < 3)).all()
-    same, uniform = canaries_of("ood_noise", held, 10, 3, stream(5))
-    assert same is held
-    assert uniform.pixels.float().mean() == pytest.approx(127.5, abs=5)
-
-
-def parts(images: Images) -> tuple[torch.Tensor, torch.Tensor]:
-    return images.pixels, images.labels
 
 
 def test_directions_are_at_right_angles_while_there_is_room():
@@ -124,18 +116,17 @@ def test_an_image_says_its_vector_in_any_batch():
 
 
 def test_what_cannot_be_audited_is_refused(tmp_path):
-    held = loops.images(COUNTS)
-    with pytest.raises(UserError, match=r"^canaries: got 61 natural of a client with 60 records"):
-        canaries_of("natural", held, 61, 3, stream(0))
-    rest, canaries = canaries_of("crafted", held, 4, 3, stream(0))
-    sampled = Mechanism(1.0, 1.0, 1.0, rate=0.5)
+    how = (3, loops.NORMALISE, torch.device("cpu"))
+    ledger = Ledger(tmp_path, 1e-5, "add_remove")
     with pytest.raises(UserError, match=r"^privacy\.rate: got 0\.5"):
-        ObservedOwner(rest, canaries, torch.ones(4).bool(), 3, loops.NORMALISE, sampled, noise,
-                      Ledger(tmp_path, 1e-5, "add_remove"))  # fmt: skip
+        ObservedOwner(dealt("crafted"), *how, Mechanism(1.0, 1.0, 1.0, rate=0.5), noise, ledger, Streams(0))
+    owner = ObservedOwner(dealt("crafted"), *how, Mechanism(1.0, 1.0, 1.0), noise, ledger, Streams(0))
+    with pytest.raises(UserError, match=r"^audit\.planted: canaries are decoded from class sums"):
+        owner.release_pooled()
 
 
 def test_rows_are_those_of_the_mechanism(tmp_path):
-    owner, *_ = watched(tmp_path, "ood_noise")
+    owner, _ = watched(tmp_path, "ood_noise")
     (first, _) = owner.looks
     units = first.rows / owner.mechanism.grid
     assert torch.equal(units, units.round())
