@@ -8,7 +8,7 @@
     nearer_to_member of gradients on distilled data: share nearer to the client's records than to held-out ones
 
 Reconstructions of a batch come in any order: they are matched to the true images by the assignment of least squared
-error, which flatters those of several records a little; identification has the same advantage for chance, none.
+error, which helps chance too; identification of batches is therefore held against exchanged records (exchange.py).
 """
 
 from __future__ import annotations
@@ -91,9 +91,7 @@ def _identification(made: Tensor, batches: Tensor, others: Tensor, common: dict[
     most, name, flat = others.shape[2], f"{common['attack']}.{common['release']}", others.flatten(0, 1)
     chance, n, found = 1 / (most + 1), len(images), int(identified(images, true, flat).sum())
     p = binomial_p_value(found, n, chance)
-    if (
-        batches.shape[1] > 1
-    ):  # matching helps chance too: what it gives away is seen where others take the records' places
+    if batches.shape[1] > 1:  # matching helps chance too, as much as where others take the records' places
         cases = exchanges(common["attack"], made, batches, others)
         null = np.sum([case.null for case in cases], axis=0)
         found = sum(int(case.identified.sum()) for case in cases)

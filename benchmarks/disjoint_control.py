@@ -92,7 +92,7 @@ def audited(seed: int, rows: int, permutations: int) -> dict[str, Any]:
     config, found = toy(seed, rows), {}
     with tempfile.TemporaryDirectory() as scratch:
         folders = {row: Path(scratch) / f"row_{row:04d}" for row in range(rows)}
-        targets, cache = Targets(config, folders), {}
+        targets, cache = Targets(config, {path.name: path for path in folders.values()}), {}
         for row, folder in folders.items():
             upload(config, row, folder, targets.parts.dataset)
 

@@ -66,10 +66,10 @@ def part(name: str, given: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def rows_of(folder: Path, config: AuditRun) -> dict[int, Path]:
+def rows_of(folder: Path, config: AuditRun) -> dict[str, Path]:
     """Run directory of every row."""
     plans = Plans(folder)
-    return {row: plans.run(f"row_{row:04d}") for row in range(config.rows)}
+    return {name: plans.run(name) for name in (f"row_{row:04d}" for row in range(config.rows))}
 
 
 def wanted(finding: dict[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from fedsim.audit.distilled_gradients import DistilledCases
 from fedsim.audit.gradients import GradientCases
 from fedsim.audit.schema import AuditRun
 from fedsim.audit.types import Knowledge, Subject, ThreatModel, Truth
-from fedsim.audit.updates import release
+from fedsim.audit.updates import UpdateRelease, release
 from fedsim.audit.view import AdversaryView, Public, Released, Shadow, Source
 from fedsim.build import Parts
 from fedsim.data.images import Images
@@ -103,6 +103,11 @@ class Targets:
         sets = Source(self.first, client, dict).sets()
         return DistilledCases(parts, sets, client, asked.cases, asked.records, self.config.seed, weights)
 
+    def _local_updates(self) -> UpdateRelease:
+        cases = self.cases
+        assert isinstance(cases, GradientCases), "AuditRun refuses updates of a synthetic set"
+        return release(cases)
+
     def truth(self, row: int) -> Truth:
         """Who of the pool was a member, and the classes."""
         return {"members": self.pool.members(row), "labels": self.pool.labels}
@@ -123,7 +128,7 @@ class Targets:
         source = Source(
             folder, self.config.client, lambda: server_weights(folder),
             gradients=self.cases.release if subject is Subject.GRADIENTS else None,
-            local_updates=(lambda: release(self.cases)) if subject is Subject.UPDATES else None,
+            local_updates=self._local_updates if subject is Subject.UPDATES else None,
             canaries=self.canaries.release() if subject is Subject.CANARIES else None,
         )  # fmt: skip
         return AdversaryView(threat, Released(source, threat, str(subject)), self.public, granted, (), cache)

@@ -85,6 +85,6 @@ def test_an_audit_asks_for_them_by_its_file(made: DistilledCases, tmp_path: Path
     folder = tmp_path / "synthetic" / "round_001"
     folder.mkdir(parents=True)
     (folder / "client_0000.safetensors").write_bytes(made.sets[0].read_bytes())
-    cases = Targets(config, {0: tmp_path}).cases(0)
+    cases = Targets(config, {"row_0000": tmp_path}).cases
     assert isinstance(cases, DistilledCases)
     assert (cases.sets, cases.cases, cases.weights) == ([folder / "client_0000.safetensors"], 2, None)

@@ -22,7 +22,7 @@ QUICK = Path("configs/audit/quick.yaml")
 def kept(folder: Path, number: int) -> tuple[Targets, Store]:
     """The first run of an audit of digits, which released faded members; `number` panels are asked for."""
     config = load_audit(QUICK, [f"attacks=[{{name: nearest_neighbour, panels: {number}}}]"])
-    targets, store = Targets(config, {0: folder / "run"}), Store(folder / "audit")
+    targets, store = Targets(config, {"row_0000": folder / "run"}), Store(folder / "audit")
     members = targets.parts.images(targets.pool.positions[targets.pool.members(0)])
     rows = torch.cat([torch.nonzero(members.labels == label)[:1, 0] for label in range(10)])
     faded = (members.pixels[rows].double() * 0.8 + 20).round().to(torch.uint8)
