@@ -25,7 +25,7 @@ Cost    iterations × the double backward pass of m images; memory of a few copi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -35,14 +35,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from attacks.attempts import seeded
-from attacks.gradient_findings import first
+from attacks.gradient_findings import findings_of, first, scores_of
 from attacks.gradient_matching import Observed, Reconstruction, squared
 from attacks.smooth import softplus
-from attacks.update_findings import findings_of
-from fedsim.audit.tangent import combination
-from fedsim.audit.types import Finding, Knowledge, Release, Scores, ThreatModel, Truth
+from fedsim.audit.tangent import LAZY, combination
+from fedsim.audit.types import Finding, Knowledge, Release, Scores, Status, ThreatModel, Truth
+from fedsim.audit.view import AdversaryView
 from fedsim.config import Section
 from fedsim.models.network import Network
+from fedsim.seeding import Streams
 from fedsim.types import Params, UserError
 
 DARK, SPREAD = -1.0, 0.5
@@ -149,9 +150,33 @@ class NTKReconstruction:
     def __init__(self, config: Config) -> None:
         self.config = config
 
+    def run(self, view: AdversaryView, streams: Streams) -> Scores:
+        """`images` (b, s, c, h, w) and `labels` (b, s) of each update, `gradient_loss` (b), `iterations` (b)."""
+        seen, public = view.released.local_updates(), view.public
+        observed = Observed(
+            public.with_weights(seen.params).eval(), seen.params, dict(seen.updates), public.image_shape,
+            len(public.classes), public.normalise, seen.records,
+        )  # fmt: skip
+        return scores_of(self.reconstruct(observed, streams.generator()))
+
     def evaluate(self, scores: Sequence[Scores], truths: Sequence[Truth]) -> list[Finding]:
-        """Identification against exchanged records, images, labels; INCONCLUSIVE where training was not lazy."""
-        return findings_of("ntk_reconstruction", self.threat, *first(scores, truths))
+        """Identification, images and labels found; `truths` hold the `residual` (b) of each change.
+
+        A change of which more than a fifth lies outside the gradients of its own records was not made by lazy training:
+        what the attack rests on does not hold, and its findings are INCONCLUSIVE, with the numbers beside. That says
+        nothing for the records: an attack may well identify them, and the note tells how many.
+        """
+        shown, truth = first(scores, truths)
+        worst = float(truth["residual"].max())
+        status = Status.MEASURED if worst <= LAZY else Status.INCONCLUSIVE
+        said = "" if worst <= LAZY else f"residual {worst:.2f} above {LAZY}: training was not lazy, the premise fails"
+        return [
+            replace(
+                one, status=status, note="; ".join(part for part in (one.note, said) if part),
+                details={**one.details, "residual": worst},
+            )
+            for one in findings_of("ntk_reconstruction", self.threat, shown, truth, Release.LOCAL_UPDATE)
+        ]  # fmt: skip
 
     def reconstruct(self, observed: Observed, rng: torch.Generator) -> Reconstruction:
         """Images, and labels by their duals, of each θ₀ − θ_T; `gradient_loss` is the loss, 0 where all is explained.

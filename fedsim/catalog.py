@@ -100,6 +100,7 @@ CATALOG: dict[str, dict[str, str]] = {
         "dlg": "attacks.dlg:DLG",
         "idlg": "attacks.idlg:IDLG",
         "inverting_gradients": "attacks.inverting_gradients:InvertingGradients",
+        "ntk_reconstruction": "attacks.ntk_reconstruction:NTKReconstruction",
         "fedavg_inversion": "attacks.fedavg_inversion:FedAvgInversion",
         "nearest_neighbour": "attacks.nearest_neighbour:NearestNeighbour",
         "extraction": "attacks.extraction:Extraction",

@@ -58,9 +58,21 @@ def test_updates_are_inverted_and_stand_beside_what_the_prior_alone_finds(
     assert "all as on the card" in verify(folder)
 
 
+def test_a_weight_change_stands_beside_what_of_it_is_not_lazy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedsim.auditing.make", lambda folder, workers, terminal: work(folder, 0, 1))
+    folder, code = audit(small("attacks=[{name: ntk_reconstruction, iterations: 3}]", "gradients.cases=2"), tmp_path)
+    found = {one["metric"]: one for one in card_of(folder)["findings"]}
+    assert 0 < found["identification"]["details"]["residual"] <= 1
+    lazy = found["identification"]["details"]["residual"] <= 0.2
+    assert (found["identification"]["status"] == "INCONCLUSIVE") == (not lazy)
+    assert code == (0 if lazy else 6)
+    assert "all as on the card" in verify(folder)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["gradients.of=synthetic"], "of=synthetic, at=first for an attack on updates; valid: of=records"),
         (["run.algorithm.local.momentum=0.9"], "local.momentum=0.9"),
         (["run.algorithm.name=scaffold"], "got run.algorithm scaffold; valid for an attack on updates: fedavg"),
         (["attacks=[{name: fedavg_inversion, protocol: settings}]"], "protocol: settings without local_rate"),

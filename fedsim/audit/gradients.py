@@ -22,6 +22,7 @@ from fedsim.build import Parts
 from fedsim.data.images import Images
 from fedsim.models.functional import call, trainable_names
 from fedsim.models.network import Network
+from fedsim.privacy.owner import full_precision
 from fedsim.seeding import numpy_stream
 from fedsim.types import Params, UserError
 
@@ -109,4 +110,5 @@ def gradient(network: Network, params: Params, inputs: Tensor, images: Images) -
         logits = call(network, params | weights, "forward", inputs)
         return F.cross_entropy(logits, images.labels.to(inputs.device))
 
-    return torch.func.grad(loss)({name: params[name] for name in names})
+    with full_precision():  # TensorFloat-32 would leave no gradient that an attack can match
+        return torch.func.grad(loss)({name: params[name] for name in names})

@@ -9,11 +9,13 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from fedsim.audit.canaries import CanaryRun
 from fedsim.audit.distilled_gradients import DistilledCases
 from fedsim.audit.gradients import GradientCases
 from fedsim.audit.schema import AuditRun
+from fedsim.audit.tangent import residuals
 from fedsim.audit.types import Knowledge, Subject, ThreatModel, Truth
 from fedsim.audit.updates import UpdateRelease, release
 from fedsim.audit.view import AdversaryView, Public, Released, Shadow, Source
@@ -103,6 +105,15 @@ class Targets:
         sets = Source(self.first, client, dict).sets()
         return DistilledCases(parts, sets, client, asked.cases, asked.records, self.config.seed, weights)
 
+    def _updates_truth(self) -> Truth:
+        """Beside the records how far each change lies outside their gradients, which only an evaluator can know."""
+        seen, truth, public = self._local_updates(), self.cases.truth(), self.public
+        shape = truth["images"].shape
+        pixels = torch.from_numpy(truth["images"]).flatten(0, 1).to(public.device)
+        inputs = public.normalise(pixels).view(shape)
+        network = public.with_weights(seen.params).eval()
+        return truth | {"residual": np.array(residuals(network, seen.params, dict(seen.updates), inputs))}
+
     def _local_updates(self) -> UpdateRelease:
         cases = self.cases
         assert isinstance(cases, GradientCases), "AuditRun refuses updates of a synthetic set"
@@ -116,7 +127,9 @@ class Targets:
         """Names of what attacks on such a subject are run on, and the truth of each."""
         if subject is Subject.ROWS:
             return {f"row_{row:04d}": (lambda row=row: self.truth(row)) for row in self.folders}
-        return {str(subject): self.canaries.truth if subject is Subject.CANARIES else self.cases.truth}
+        if subject is Subject.CANARIES:
+            return {str(subject): self.canaries.truth}
+        return {str(subject): self._updates_truth if subject is Subject.UPDATES else self.cases.truth}
 
     def alone(self, threat: ThreatModel, cache: Callable[..., np.ndarray]) -> AdversaryView:
         """What an attack gets that is run on one subject: no shadows."""

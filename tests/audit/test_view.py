@@ -104,5 +104,6 @@ def test_knowledge_that_is_granted_is_there(tmp_path: Path) -> None:
 def test_no_path_of_the_run_can_be_reached_from_a_view() -> None:
     """`split.npz` lies in the run directory; a view offers no path, and a `Released` keeps its source to itself."""
     public = {name for name in dir(Released) if not name.startswith("_")}
-    assert public == {"client_sets", "final_set", "server_model", "updates", "broadcasts", "gradients"}
+    releases = {"client_sets", "final_set", "server_model", "updates", "broadcasts", "gradients", "local_updates"}
+    assert public == releases | {"canaries", "of_client"}
     assert not any("Path" in str(one.type) or "Source" in str(one.type) for one in fields(AdversaryView))
