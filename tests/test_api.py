@@ -143,7 +143,7 @@ def test_simulate_gives_the_run_directory(tmp_path: Path, monkeypatch: pytest.Mo
     assert sum(len(one) for one in sets) == result["synthetic_images"]
 
 
-@pytest.mark.parametrize("before", ["", "import fedsim.distill.base"])
+@pytest.mark.parametrize("before", [pytest.param("", marks=pytest.mark.slow), "import fedsim.distill.base"])
 def test_distill_is_called_whatever_was_imported_before(before: str) -> None:
     """The function has the name of a subpackage."""
     lines = [

@@ -123,9 +123,10 @@ def test_partial_participation_asks_a_different_share_each_round(tmp_path, capsy
     assert answered[0] != answered[1]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not has_compiler("cpu"), reason="no C++ compiler")
-@pytest.mark.parametrize("every", [(0,), pytest.param((0, 1), marks=pytest.mark.slow)], ids=["here", "and in a worker"])
-def test_a_compiled_run_has_one_hash_with_and_without_a_worker(tmp_path, capsys, every):
+def test_a_compiled_run_has_one_hash_with_and_without_a_worker(tmp_path, capsys):
+    """That a compiled network is the same is in models/test_execution.py, which always runs."""
     from torch._dynamo.utils import counters
 
     words = ["run", str(CONFIG), *HERE, "rounds=1", "method.iterations=3", "method.networks.size=1", "server.epochs=2"]
@@ -133,7 +134,7 @@ def test_a_compiled_run_has_one_hash_with_and_without_a_worker(tmp_path, capsys,
     words += ["model={name: convnet, depth: 1, width: 4}", "compute.compile=true"]
     words += [f"compute.precision={'bfloat16' if has_bfloat16('cpu') else 'float32'}"]
     made, hashes = counters["stats"]["unique_graphs"], set()
-    for workers in every:
+    for workers in (0, 1):
         run = fedsim(capsys, *words, f"compute.workers={workers}", "--out", str(tmp_path / str(workers)))
         hashes.add(result(run)["model_sha256"])
     assert len(hashes) == 1

@@ -77,9 +77,14 @@ def test_both_ways_are_the_double_backward(ways: Any, distance: Any, soft: bool)
         torch.testing.assert_close(mine, true, rtol=1e-9, atol=1e-12)
 
 
-@compiler
-def test_the_compiled_graph_is_the_double_backward() -> None:
-    """Of several batches, under weights that change after the trace, beside one that is too small for the graph."""
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=[compiler, pytest.mark.slow])])
+def test_the_compiled_graph_is_the_double_backward(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several batches, under weights that change after the trace, beside one that is too small for the graph.
+
+    C++ is made of such a graph in the slow test; of a network's in models/test_execution.py, which always runs.
+    """
+    own = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda graph, **how: own(graph, **how | {"backend": backend}))
     one = runner(compile=True, channels_last=True)
     for seed in range(2):
         one.network.reset(stream(seed))

@@ -22,8 +22,10 @@ def run(out: Path, workers: int) -> dict:
     return json.loads((execute(config, out) / "result.json").read_text())
 
 
-def test_no_workers_and_one_give_the_same_model_and_bytes(tmp_path, monkeypatch):
-    found = run(tmp_path / "one", 1)
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_no_workers_and_one_give_the_same_model_and_bytes(tmp_path, monkeypatch, workers):
+    """With a worker in the slow test; that a run with two is the same, test_experiment.py says."""
+    found = run(tmp_path / "one", workers)
     where, own = set(), feddm.FedDM.client
     monkeypatch.setattr(feddm.FedDM, "client", lambda *a: (where.add(os.getpid()), own(*a))[1])
     monkeypatch.setattr(local, "Worker", None)  # no process may be started

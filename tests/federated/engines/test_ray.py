@@ -63,9 +63,13 @@ def seen(reply: Message) -> dict[str, Any]:
     return dict(reply.content.config_records["seen"])
 
 
-@pytest.mark.parametrize("name", [pytest.param("local", marks=pytest.mark.slow), "ray"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["local", "ray"])
 def test_contract(name: str, tmp_path: Path) -> None:
-    """Everything that rounds.py and nodes.py rely on; of the local engine test_local.py says the same."""
+    """Everything that rounds.py and nodes.py rely on.
+
+    Of the local engine test_local.py says the same; of Ray's the whole run below, and the test of lost actors.
+    """
 
     def serve(grid: Grid) -> None:
         assert isinstance(grid, Grid)
