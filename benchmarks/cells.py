@@ -10,7 +10,10 @@ import argparse
 import json
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import federated_cells
 from cell import Cell, seeds
@@ -166,7 +169,7 @@ def groups() -> dict[str, list[Cell]]:
     return table | federated_cells.groups()
 
 
-def run(group: str, cell: Cell, compute: list[str], scratch: Path) -> dict[str, object]:
+def run(group: str, cell: Cell, compute: list[str], scratch: Path) -> dict[str, Any]:
     """Run one cell unless it is kept, with settings of `compute` such as `device=cuda`; returns its result.json."""
     kept = RESULTS / group / cell.name
     if not (kept / "result.json").is_file():
@@ -192,20 +195,27 @@ def _elsewhere(words: list[str], scratch: Path) -> Path:
     return Path(done.stdout.strip().splitlines()[-1])
 
 
+def report(cell: Cell, result: dict[str, Any]) -> None:
+    """A line for a finished cell."""
+    controls = {name: control["accuracy"] for name, control in result["controls"].items()}
+    print(cell.name, f"{result['accuracy']:.4f}", controls, f"{result['wall_seconds']} s", flush=True)
+
+
 def main() -> None:
     """Run a group of cells, printing a line for each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("group", choices=sorted(groups()))
     parser.add_argument("--cells", nargs="*", help="these cells only, in this order")
     parser.add_argument("--compute", nargs="*", default=[], help="KEY=VALUE of compute; else as the config says")
+    parser.add_argument("--processes", type=int, default=1, help="cells at a time, on one GPU or as many cores")
     parser.add_argument("--scratch", type=Path, default=Path("runs"))
     options = parser.parse_args()
     cells = {cell.name: cell for cell in groups()[options.group]}
-    wanted = options.cells or list(cells)
-    for cell in [cells[name] for name in wanted]:
-        result = run(options.group, cell, options.compute, options.scratch)
-        controls = {name: control["accuracy"] for name, control in result["controls"].items()}  # type: ignore[union-attr]
-        print(cell.name, f"{result['accuracy']:.4f}", controls, f"{result['wall_seconds']} s", flush=True)
+    wanted = [cells[name] for name in options.cells or cells]
+    with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
+        found = {pool.submit(run, options.group, cell, options.compute, options.scratch): cell for cell in wanted}
+        for done in as_completed(found):
+            report(found[done], done.result())
 
 
 if __name__ == "__main__":
