@@ -8,7 +8,6 @@ the gradient; of an ORL face there are nine others.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from gradient_parts import Part
-from PIL import Image
+from packed_images import decoded
 from torch import Tensor, nn
 
 from attacks.fedavg_inversion import Update
@@ -85,7 +84,7 @@ def pool(folder: Path, data: str, shrink: int = 1) -> Pool:
             pixels = np.concatenate([held[f"x_{split}"] for split in splits])[rows]
         else:
             stream_, ends = held["train_jpeg"], held["train_offsets"]
-            pixels = np.stack([_decoded(stream_[ends[row] : ends[row + 1]]) for row in rows])
+            pixels = np.stack([decoded(stream_[ends[row] : ends[row + 1]].tobytes()) for row in rows])
     pixels = pixels if pixels.ndim == 4 else pixels[..., None]
     if shrink > 1:
         n, height, width, channels = pixels.shape
@@ -97,10 +96,6 @@ def pool(folder: Path, data: str, shrink: int = 1) -> Pool:
 def first_of_each(labels: np.ndarray, number: int) -> np.ndarray:
     """Rows of the first `number` records of every class, in their order."""
     return np.sort(np.concatenate([np.flatnonzero(labels == label)[:number] for label in np.unique(labels)]))
-
-
-def _decoded(jpeg: np.ndarray) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(jpeg.tobytes())))
 
 
 def drawn(labels: np.ndarray, data: str, problems: Sequence[int], records: int) -> tuple[np.ndarray, np.ndarray]:

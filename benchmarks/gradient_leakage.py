@@ -25,11 +25,12 @@ from gradient_pairs import quicker, summed, timed, turn
 from gradient_parts import PAIRS, PARTS
 from gradient_tables import PANEL, RESULTS, kept
 from pairs import machine
+from provenance import commit
 
 from attacks.labels import row_sum_rule
 from fedsim.compute import Compute, settle
 from fedsim.config import dump
-from fedsim.runs import manifest, write_atomic
+from fedsim.runs import write_atomic
 from fedsim.seeding import stream
 from fedsim.types import UserError
 
@@ -143,14 +144,9 @@ def main() -> None:
     until = time.monotonic() + 60 * chosen.minutes
     torch.set_num_threads(chosen.threads)
     compute = settle(Compute(device=chosen.device))
-    about = {"commit": _commit(compute), "machine": machine(chosen.threads), "device": compute.device}
+    about = {"commit": commit(), "machine": machine(chosen.threads), "device": compute.device}
     for name in names_of(chosen.parts):
         run(name, chosen, torch.device(compute.device), about, until)
-
-
-def _commit(compute: Compute) -> str | None:
-    git = manifest(compute, compute.device, [])["git"]
-    return git["commit"] if git else os.environ.get("FEDSIM_COMMIT")
 
 
 if __name__ == "__main__":

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from provenance import facts
 
 from fedsim.compute import Compute, settle
-from fedsim.runs import manifest, write_atomic
+from fedsim.runs import write_atomic
 
 ROOT = Path(__file__).parent / "results"
 
@@ -25,10 +24,8 @@ def chosen_device(name: str) -> torch.device:
 
 def provenance(device: torch.device) -> dict[str, Any]:
     """Device, versions and commit; asked for before a result makes the checkout another."""
-    facts = manifest(Compute(), str(device), [])
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    commit = (facts["git"] or {}).get("commit") or os.environ.get("FEDSIM_COMMIT")
-    return {"device": name, "torch": torch.__version__, "cores": os.cpu_count(), "commit": commit}
+    found = facts(str(device))
+    return {**found["machine"], "torch": torch.__version__, "commit": found["git"]["commit"]}
 
 
 def keep(path: Path, source: dict[str, Any], work: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +31,7 @@ import torch
 from ntk_evidence import DRAWS, Digits, panel
 from ntk_training import SHAPE, Problem, linear, problem, trained
 from pairs import machine
+from provenance import commit
 from torch import Tensor
 
 from attacks.exchange import Exchange, exchanged, p_value
@@ -176,14 +176,6 @@ def summed(part: Part, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "accuracy": mean_accuracy,
         "seeds": rows,
     }
-
-
-def commit() -> str | None:
-    """HEAD, or what FEDSIM_COMMIT says where git is not there."""
-    if "FEDSIM_COMMIT" in os.environ:
-        return os.environ["FEDSIM_COMMIT"]
-    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
 
 
 def main() -> None:

@@ -44,11 +44,12 @@ def _split(file: np.lib.npyio.NpzFile, split: str) -> Images:
         pixels = file[f"x_{split}"]
     else:
         stream, ends = file[f"{split}_jpeg"].tobytes(), file[f"{split}_offsets"].tolist()
-        pixels = np.stack([_decoded(stream[a:b]) for a, b in pairwise(ends)])
+        pixels = np.stack([decoded(stream[a:b]) for a, b in pairwise(ends)])
     labels = torch.from_numpy(file[f"y_{split}"].astype(np.int64))
     return Images(image_tensor(pixels, f"x_{split}").contiguous(), labels)
 
 
-def _decoded(content: bytes) -> np.ndarray:
+def decoded(content: bytes) -> np.ndarray:
+    """The pixels (h, w, c) of an image file."""
     with Image.open(io.BytesIO(content)) as image:
         return np.asarray(image)

@@ -18,6 +18,11 @@ class _Nothing(Section):
     """There is no config."""
 
 
+def commit() -> str | None:
+    """HEAD, or what the environment's FEDSIM_COMMIT says where git is not there."""
+    return facts("cpu")["git"]["commit"]
+
+
 def facts(device: str) -> dict[str, Any]:
     """Commit (of git, else of the environment's FEDSIM_COMMIT), versions, and the device that `auto` or `device` stands for."""
     found = manifest(_Nothing(), device, [])
