@@ -1,13 +1,19 @@
-"""The runtime checker of the test run: beartype, with an int accepted for a float as Python's typing has it."""
+"""The runtime checker of the test run: beartype on every signature that names the shape of an array.
+
+Plain types are basedpyright's business. An int is accepted for a float, as Python's typing has it.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 from beartype import BeartypeConf, beartype
 
 _beartype = beartype(conf=BeartypeConf(is_pep484_tower=True))
+_SHAPE = re.compile(r"\b(Float|Int|Integer|UInt|Bool|Num|Real|Shaped)\d*\[")
+"""jaxtyping's types; a signature without one is not looked at."""
 _checkers: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
 
@@ -21,6 +27,8 @@ def checked(stub: Callable[..., Any]) -> Callable[..., Any]:
     A checker takes milliseconds to make: most functions are never called by one process, and a closure is defined anew
     by each call of the function around it, always with the same signature.
     """
+    if not _SHAPE.search(repr(stub.__annotations__)):
+        return stub
     result = stub.__annotations__.get("return", Any)
     if result is not Any and "~" not in repr(result):  # a type variable is solved with the parameters
         return _returned(stub)
