@@ -27,12 +27,13 @@ from typing import ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float64
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from attacks.alone import alone
 from attacks.membership_findings import Case, findings_of, rows_of, stacked
 from attacks.membership_networks import MODELS, MembershipConfig, Reader, losses, threat_of
 from attacks.membership_statistics import best_threshold, memberships
+from attacks.membership_thresholds import with_thresholds
 from fedsim.audit.types import Finding, Knowledge, Release, Scores, ThreatModel, Truth
 from fedsim.audit.view import AdversaryView, Released
 from fedsim.seeding import Streams
@@ -41,10 +42,13 @@ from fedsim.seeding import Streams
 class Config(MembershipConfig):
     """Settings of the loss threshold."""
 
+    later: ClassVar[tuple[str, ...]] = ("permutations",)
     name: Literal["loss_threshold"] = "loss_threshold"
     threshold: Literal["shadows", "training_mean"] = "shadows"
     """τ: the best one of runs whose members the adversary chose, or minus the mean loss on S, for which he needs no
     further run."""
+    permutations: int = Field(default=999, ge=19)
+    """Membership rows drawn for the p-value of the advantage under `threshold: shadows`."""
 
     @model_validator(mode="after")
     def _training_set_seen(self) -> Config:
@@ -89,6 +93,8 @@ class LossThreshold:
             "loss_threshold", "loss", self.threat, Release(self.config.release), stacked(scores, "score.loss"), members,
             labels, stacked(scores, "threshold.loss"),
         )  # fmt: skip
+        if self.config.threshold == "shadows":
+            case = with_thresholds(case, self.config.permutations, "loss_threshold")
         return findings_of(case, "advantage")
 
 

@@ -6,8 +6,9 @@
     advantage    2 (balanced accuracy − ½) = TPR − FPR of each target, at a threshold chosen without it
 
 Every number is a mean over targets; rows 2j and 2j + 1 are one piece, and there must be five of them. Interval and test
-are Student's t over pairs. Where scores use the members of other runs (`Case.left_out`), pairs are not independent: the
-interval is then a jackknife's, which leaves each pair out of everything, and the p-value that of `Case.null`.
+are Student's t over pairs. Where scores (`Case.left_out`) or thresholds (`Case.left_thresholds`) use members of other
+runs, pairs are not independent: the interval is then a jackknife's, which leaves each pair out of everything, and the
+p-value that of drawn rows (`Case.null`, `Case.null_advantage`).
 All rows share one pool: what is found is about its records.
 
 Fewer pairs are `INCONCLUSIVE`: DeLong's and Clopper-Pearson's intervals over all scores at once only describe them.
@@ -58,6 +59,14 @@ class Case:
     """Mean AUC under drawn rows; None: no score uses the members of another run."""
     left_out: Sequence[Float[np.ndarray, "kept n"]] | None = None
     """Scores of the other runs with each pair left out of everything; None as above."""
+    null_advantage: Float64[np.ndarray, "draws"] | None = None
+    """Mean advantage under drawn rows; None: no threshold uses the members of another run, or there is no test."""
+    left_thresholds: Sequence[Float[np.ndarray, "kept"]] | None = None
+    """Thresholds of the other runs with each pair left out of everything; None: as they are."""
+
+    def null_of(self, metric: str) -> Float64[np.ndarray, "draws"] | None:
+        """The values of a metric under drawn rows, where it has such."""
+        return {"auc": self.null, "advantage": self.null_advantage}.get(metric)
 
 
 def rows_of(truths: Sequence[Truth]) -> tuple[Bool[np.ndarray, "rows n"], Int[np.ndarray, "n"]]:
@@ -105,14 +114,13 @@ def _tpr(case: Case, alpha: float) -> Finding:
 
 def _advantage(case: Case) -> Finding:
     def metric(scores: Any, members: Any, thresholds: Any) -> np.ndarray:
-        above = scores > thresholds[:, None]
-        return _share(above, members) - _share(above, ~members)
+        return advantages(scores, members, thresholds)
 
     above = case.scores - case.thresholds[:, None]
     more = {"thresholds": case.thresholds.tolist()}
     return _finding(
         case, metric, "advantage", 0.0, (-1.0, 1.0), lambda: advantage(*_sides(above, case.members), 0.0).estimate,
-        more, test=case.null is None,
+        more, test=case.null is None or case.null_advantage is not None,
     )  # fmt: skip
 
 
@@ -138,9 +146,10 @@ def _finding(
         return _blank(case, name, null, pooled(), "too few scores with a pair left out", details)
     estimate, deviation = _interval(pieces, values, bounds), float(pieces.std(ddof=1))
     p: float | None = None
-    if test and name == "auc" and case.null is not None:
-        p = (1 + int((case.null >= values.mean() - 1e-12).sum())) / (1 + len(case.null))
-        deviation = float(case.null.std(ddof=1)) * np.sqrt(len(pieces))
+    drawn = case.null_of(name)
+    if test and drawn is not None:
+        p = (1 + int((drawn >= values.mean() - 1e-12).sum())) / (1 + len(drawn))
+        deviation = float(drawn.std(ddof=1)) * np.sqrt(len(pieces))
     elif test:
         tested = pairs_p_value(values, null)
         p = None if isinstance(tested, TooFew) else tested
@@ -154,12 +163,14 @@ def _finding(
 
 def _pieces(case: Case, metric: Metric, values: Float64[np.ndarray, "rows"]) -> Float64[np.ndarray, "pairs"] | None:
     """One number per pair whose mean and spread are those of the metric: pair means, or a jackknife's values."""
-    if case.left_out is None:
+    if case.left_out is None and case.left_thresholds is None:
         return pair_means(values)
     pair, left = np.arange(len(case.members)) // 2, []
-    for index, scores in enumerate(case.left_out):
+    for index in range(len(case.members) // 2):
         kept = pair != index
-        rest = metric(scores, case.members[kept], case.thresholds[kept])
+        scores = case.scores[kept] if case.left_out is None else case.left_out[index]
+        thresholds = case.thresholds[kept] if case.left_thresholds is None else case.left_thresholds[index]
+        rest = metric(scores, case.members[kept], thresholds)
         if not len(rest):
             return None
         left.append(float(rest.mean()))
@@ -193,6 +204,14 @@ def _blank(
 def _sides(scores: Any, members: Any) -> tuple[np.ndarray, np.ndarray]:
     """Members' scores and non-members', of all targets."""
     return scores[members], scores[~members]
+
+
+def advantages(
+    scores: Float[np.ndarray, "rows n"], members: Bool[np.ndarray, "rows n"], thresholds: Float[np.ndarray, "rows"]
+) -> Float[np.ndarray, "rows"]:
+    """TPR − FPR of every row."""
+    above = scores > thresholds[:, None]
+    return _share(above, members) - _share(above, ~members)
 
 
 def _share(above: Bool[np.ndarray, "rows n"], among: Bool[np.ndarray, "rows n"]) -> Float64[np.ndarray, "rows"]:

@@ -5,7 +5,8 @@ not depend on them, all draws are as likely, whatever else the numbers do; so wi
 
     p = (1 + #{ T_b ≥ T })/(1 + B)          T  mean AUC over targets, scores made again under each draw
 
-is exact. It serves attacks whose score of one run uses the members of others.
+is exact. It serves attacks whose score of one run uses the members of others; membership_thresholds.py has the same for
+thresholds that do.
 
 Source  randomisation tests: Fisher, "The Design of Experiments", 1935.
 Cost    B times all scores and J sorts of N numbers.

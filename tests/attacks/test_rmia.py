@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from attacks.rmia import RMIA, Config, relative_scores, shadow_scores
+from attacks.rmia import RMIA, Config, relative_scores
 from fedsim.audit.types import Knowledge, NotGranted, ThreatModel
 from fedsim.config import validate
 from fedsim.seeding import Streams, numpy_stream
 from fedsim.types import UserError
 from tests.attacks.small_audit import QUICK, Audit, publish
-from tests.reference.membership import complementary, relative
+from tests.reference.membership import relative
 
 
 @pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
@@ -26,17 +26,6 @@ def test_ties_count_and_probabilities_of_zero_do_not_divide():
     ones = np.ones((2, 3))
     assert (relative_scores(ones[0], ones, ones[0], ones, 1.0) == 1).all()
     assert np.isfinite(relative_scores(0 * ones[0], 0 * ones, ones[0], ones, 1.0)).all()
-
-
-def test_a_shadow_is_scored_without_itself_and_its_complement():
-    rng = numpy_stream(1)
-    members = complementary(3, np.arange(10) % 2, rng)
-    records, public = rng.random((6, 10)), rng.random((6, 20))
-    found = shadow_scores(records, public, members, 1.0)
-    for row in range(6):
-        other = [r for r in range(6) if r // 2 != row // 2]
-        expected = relative(records[row], records[other], public[row], public[other], 1.0)
-        assert np.allclose(found[row], expected, rtol=0, atol=1e-12)
 
 
 def test_members_known_by_heart_are_told_and_the_truth_is_not_used(tmp_path):
