@@ -28,6 +28,7 @@ from torch import Tensor
 
 from fedsim.audit.image_distances import distances
 from fedsim.seeding import numpy_stream
+from fedsim.types import UserError
 
 DRAWS = 999
 """Of a test: no p is below 0.001."""
@@ -59,6 +60,8 @@ def exchanged(
     rng: np.random.Generator,
 ) -> Exchange:
     """Match, count, and count again in `draws` draws; pixels in 0..1, what is not finite becomes grey."""
+    if others.shape[1] < 2:
+        raise UserError("identification of batches: got 1 held-out record of a class; valid: 2 or more")
     seen = torch.nan_to_num(found, nan=0.5, posinf=0.5, neginf=0.5).clamp(0, 1)
     records = np.arange(len(true))
     own = distances(seen, true).square().double().cpu().numpy()

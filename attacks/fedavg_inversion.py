@@ -108,6 +108,12 @@ class FedAvgInversion:
     def check(self, run: Any) -> None:
         """Refuse a run whose local training cannot be unrolled, and settings with which no label can be counted."""
         checked(run)
+        given = sorted({"epochs", "batch", "local_rate"} & self.config.model_fields_set)
+        if self.config.protocol == "run" and given:
+            raise UserError(
+                f"fedavg_inversion: got {given[0]} with protocol: run, which takes the run's own; valid: leave it out, "
+                "or protocol: settings"
+            )
         if self.config.protocol == "settings" and self.config.local_rate is None:
             raise UserError("fedavg_inversion: got protocol: settings without local_rate; labels are counted with it; "
                             "valid in an audit: a local_rate, or protocol: run")  # fmt: skip

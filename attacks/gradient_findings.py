@@ -82,11 +82,19 @@ def findings_of(
         *(of_distilled(images, labels[1].flatten(), truth, common, attack) if "pool" in truth else ()),
     ]  # fmt: skip
     others = torch.from_numpy(truth["others"]).float() / 255
-    return [*_identification(made, batches, others, common), *found] if others.shape[2] else found
+    if not others.shape[2]:
+        return found
+    return [*_identification(made, batches, others, common, distilled="pool" in truth), *found]
 
 
-def _identification(made: Tensor, batches: Tensor, others: Tensor, common: dict[str, Any]) -> list[Finding]:
-    """Of the records from their own cases, and from the next one's."""
+def _identification(
+    made: Tensor, batches: Tensor, others: Tensor, common: dict[str, Any], *, distilled: bool
+) -> list[Finding]:
+    """Of the records from their own cases, and from the one's before.
+
+    A distilled image is told from records by what it looks like, whatever was read off its gradient: chance is no null
+    then, there is no test, and naming it is no leak of a record.
+    """
     images, true = _matched(made, batches)
     most, name, flat = others.shape[2], f"{common['attack']}.{common['release']}", others.flatten(0, 1)
     chance, n, found = 1 / (most + 1), len(images), int(identified(images, true, flat).sum())
@@ -100,8 +108,9 @@ def _identification(made: Tensor, batches: Tensor, others: Tensor, common: dict[
     details = {"among": most + 1, **_quality(images, true, mean_squared_error(images, true))}
     findings = [
         Finding(
-            f"{name}.identification", metric="identification", estimate=clopper_pearson(found, n), null=chance,
-            p=p, minimum_detectable=least, confirmatory=True,
+            f"{name}.identification", metric="identification", estimate=clopper_pearson(found, n),
+            null=None if distilled else chance, p=None if distilled else p,
+            minimum_detectable=None if distilled else least, confirmatory=not distilled,
             note=f"{found} of {n} records among {most + 1} of their class", details=details, **common,
         )
     ]  # fmt: skip
@@ -111,7 +120,7 @@ def _identification(made: Tensor, batches: Tensor, others: Tensor, common: dict[
     note = f"{swapped} of {n} records from the reconstruction of another case: what the attack's prior alone identifies"
     prior = Finding(
         f"{name}.identification_prior_only", metric="identification_prior_only", estimate=clopper_pearson(swapped, n),
-        null=chance, note=note, details={"among": most + 1}, **common,
+        null=None if distilled else chance, note=note, details={"among": most + 1}, **common,
     )  # fmt: skip
     return [*findings, prior]
 
@@ -138,7 +147,8 @@ def of_distilled(images: Tensor, labels: Tensor, truth: Truth, common: dict[str,
     return [
         Finding(
             f"{attack}.gradient.nearer_to_member", metric="nearer_to_member", null=0.5, p=p, note=note,
-            estimate=clopper_pearson(near, len(images)), details={"gap": gap, "distilled_images": itself}, **common,
+            estimate=clopper_pearson(near, len(images)), confirmatory=True,
+            details={"gap": gap, "distilled_images": itself}, **common,
         )
     ]  # fmt: skip
 

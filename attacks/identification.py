@@ -35,10 +35,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
 from pydantic import Field, model_validator
 
+from attacks.alone import alone
 from attacks.inverting_gradients import Config as InversionConfig
 from attacks.membership_embeddings import Embeddings
 from attacks.membership_findings import rows_of, stacked
-from attacks.membership_networks import MembershipConfig, Reader, threat_of
+from attacks.membership_networks import MembershipConfig, Reader, check_release, threat_of
 from attacks.record_distances import Distance, neighbours, of_release
 from attacks.update_scores import UpdateRounds
 from fedsim.audit.statistics.inputs import TooFew
@@ -107,6 +108,15 @@ class Identification:
         """A server that holds the candidates."""
         knows = (Knowledge.WEIGHTS,) if self.config.release == "update" else (Knowledge.AUXILIARY,)
         return threat_of(MembershipConfig(name=self.config.name, release=self.config.release), *knows)
+
+    def check(self, run: Any) -> None:
+        """Refuse a run whose clients do not send what is attacked, or that does not keep what they were sent."""
+        check_release(self.config.release, run)
+        if self.config.release == "update" and run.transcript != "all":
+            raise UserError(
+                f"run.transcript={run.transcript}: identification from updates asks for the weights that clients were "
+                "sent, too; valid: run.transcript=all"
+            )
 
     def run(self, view: AdversaryView, streams: Streams) -> Scores:
         """`score.<statistic>` (N), −∞ where nothing of the class was released."""
@@ -205,3 +215,7 @@ def _of_updates(view: AdversaryView, config: Config, streams: Streams) -> dict[s
         images = rounds.inverted(config.inversion, config.per_class, streams.generator("inversion"))
         found["inverted"] = -neighbours(images, view.candidates, config.distance).least(len(view.candidates))
     return found
+
+
+if __name__ == "__main__":
+    alone(__file__)

@@ -23,7 +23,7 @@ Cost    statistics of J runs; for the findings `permutations` + J/2 passes over 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -32,7 +32,7 @@ from pydantic import Field
 from attacks.alone import alone
 from attacks.membership_findings import Case, findings_of, rows_of, stacked
 from attacks.membership_likelihoods import leave_pairs_out, scored
-from attacks.membership_networks import threat_of
+from attacks.membership_networks import check_release, threat_of
 from attacks.membership_randomisation import null_areas, without_each_pair
 from attacks.membership_statistics import Laboratory, StatisticsConfig, memberships
 from fedsim.audit.types import Finding, Knowledge, Release, Scores, ThreatModel, Truth
@@ -65,6 +65,10 @@ class LiRA:
     def threat(self) -> ThreatModel:
         """Who reads the release, and can run the protocol on records of his choice."""
         return threat_of(self.config, Knowledge.SHADOWS, *self.config.knowledge)
+
+    def check(self, run: Any) -> None:
+        """Refuse a run whose clients do not send what is attacked."""
+        check_release(self.config.release, run)
 
     def run(self, view: AdversaryView, streams: Streams) -> Scores:
         """`score.<statistic>` (N), Λ; `value.<statistic>` (N), what it was made of; `shadow_runs` ().

@@ -23,7 +23,7 @@ Cost    K trainings of the target, and of every shadow under `threshold: shadows
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float64
@@ -31,7 +31,7 @@ from pydantic import Field, model_validator
 
 from attacks.alone import alone
 from attacks.membership_findings import Case, findings_of, rows_of, stacked
-from attacks.membership_networks import MODELS, MembershipConfig, Reader, losses, threat_of
+from attacks.membership_networks import MODELS, MembershipConfig, Reader, check_release, losses, threat_of
 from attacks.membership_statistics import best_threshold, memberships
 from attacks.membership_thresholds import with_thresholds
 from fedsim.audit.types import Finding, Knowledge, Release, Scores, ThreatModel, Truth
@@ -74,6 +74,10 @@ class LossThreshold:
     def threat(self) -> ThreatModel:
         """Who reads the release."""
         return threat_of(self.config, *((Knowledge.SHADOWS,) if self.config.threshold == "shadows" else ()))
+
+    def check(self, run: Any) -> None:
+        """Refuse a run whose clients do not send what is attacked."""
+        check_release(self.config.release, run)
 
     def run(self, view: AdversaryView, streams: Streams) -> Scores:
         """`score.loss` (N), minus the mean loss; `threshold.loss` (), τ."""

@@ -79,6 +79,21 @@ def threat_of(config: MembershipConfig, *knows: Knowledge) -> ThreatModel:
     )
 
 
+def check_release(release: str, run: Any) -> None:
+    """Refuse, before it is made, a run whose clients do not send what is attacked."""
+    sets = run.method is not None
+    if sets and release == Release.UPDATE:
+        raise UserError(
+            f"release: got update for a run of {run.algorithm.name}, whose clients send sets; valid: client_sets, "
+            "final_set, server_model"
+        )
+    if not sets and release in (Release.CLIENT_SETS, Release.FINAL_SET):
+        raise UserError(
+            f"release: got {release} for a run of {run.algorithm.name}, whose clients send weights; valid: update, "
+            "server_model"
+        )
+
+
 MODELS = (Release.SERVER_MODEL, Release.UPDATE)
 """Releases that are models, for which nothing is trained."""
 

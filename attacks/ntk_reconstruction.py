@@ -27,19 +27,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor, nn
 
+from attacks.alone import alone
 from attacks.attempts import seeded
 from attacks.gradient_findings import findings_of, first, scores_of
 from attacks.gradient_matching import Observed, Reconstruction, squared
 from attacks.smooth import softplus
 from fedsim.audit.tangent import LAZY, combination
 from fedsim.audit.types import Finding, Knowledge, Release, Scores, Status, ThreatModel, Truth
+from fedsim.audit.updates import checked
 from fedsim.audit.view import AdversaryView
 from fedsim.config import Section
 from fedsim.models.network import Network
@@ -150,6 +152,13 @@ class NTKReconstruction:
     def __init__(self, config: Config) -> None:
         self.config = config
 
+    needs_residual = True
+    """The evaluator has to say how lazy the training was."""
+
+    def check(self, run: Any) -> None:
+        """Refuse a run whose clients send no plain weight change."""
+        checked(run)
+
     def run(self, view: AdversaryView, streams: Streams) -> Scores:
         """`images` (b, s, c, h, w) and `labels` (b, s) of each update, `gradient_loss` (b), `iterations` (b)."""
         seen, public = view.released.local_updates(), view.public
@@ -238,3 +247,7 @@ def _sharpen(network: nn.Module, sharpness: float) -> None:
     for module in network.modules():
         if isinstance(module, nn.Softplus):
             module.beta = sharpness  # pyright: ignore[reportAttributeAccessIssue]
+
+
+if __name__ == "__main__":
+    alone(__file__)

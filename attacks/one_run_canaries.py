@@ -60,7 +60,7 @@ class Config(Section):
     """Of which planted records the registered test is; what is planted says `run.audit.planted`."""
     guesses: float = Field(default=0.1, gt=0, le=0.5)
     """Share of the canaries that is guessed in, and as many out."""
-    significance: float = Field(default=CONTRADICTION, gt=0, lt=0.05)
+    significance: float = Field(default=CONTRADICTION, gt=0, le=CONTRADICTION)
     """Of the one test that may contradict the accountant."""
     random_networks: int = Field(default=32, ge=1)
     """Networks behind the rung `set`."""

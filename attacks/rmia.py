@@ -20,7 +20,7 @@ Cost    K trainings per run; passes of candidates and public records.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float64
@@ -29,7 +29,7 @@ from scipy.special import expit
 
 from attacks.alone import alone
 from attacks.membership_findings import Case, findings_of, rows_of, stacked
-from attacks.membership_networks import MembershipConfig, Reader, threat_of
+from attacks.membership_networks import MembershipConfig, Reader, check_release, threat_of
 from attacks.membership_statistics import memberships
 from attacks.membership_thresholds import with_thresholds
 from fedsim.audit.types import Finding, Knowledge, Release, Scores, ThreatModel, Truth
@@ -79,6 +79,10 @@ class RMIA:
     def threat(self) -> ThreatModel:
         """Who reads the release, has public records, and can run the protocol on records of his choice."""
         return threat_of(self.config, Knowledge.SHADOWS, Knowledge.AUXILIARY)
+
+    def check(self, run: Any) -> None:
+        """Refuse a run whose clients do not send what is attacked."""
+        check_release(self.config.release, run)
 
     def run(self, view: AdversaryView, streams: Streams) -> Scores:
         """`score.relative` (N)."""

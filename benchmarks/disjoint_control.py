@@ -103,7 +103,7 @@ def audited(seed: int, rows: int, permutations: int) -> dict[str, Any]:
 
         truths = [targets.truth(row) for row in range(rows)]
         for attack in attacks(permutations):
-            streams = Streams(seed, ("attack", attack.threat.name))
+            streams = Streams(seed, ("attack", attack.config.name))
             scores = [attack.run(targets.view(row, attack.threat, cached, OTHER), streams) for row in range(rows)]
             findings = attack.evaluate(scores, truths)
             found[findings[0].attack] = described(findings)

@@ -70,7 +70,8 @@ def main() -> None:
     source = provenance(torch.device(given.device))
     for name in given.parts:
         path = FOLDER / f"distilled_{given.data}_{name}.json"
-        keep(path, source, lambda name=name: part(name, given))
+        asked = {"cases": given.cases, "iterations": given.iterations}
+        keep(path, source, asked, lambda name=name: part(name, given))
 
 
 if __name__ == "__main__":

@@ -118,7 +118,8 @@ def main() -> None:
     given.device = str(chosen_device(given.device))
     source = provenance(torch.device(given.device))
     for name in given.parts:
-        keep(FOLDER / f"{given.data}_{name}.json", source, lambda name=name: part(name, given))
+        asked = {"rows": given.rows, "inversion": given.inversion}
+        keep(FOLDER / f"{given.data}_{name}.json", source, asked, lambda name=name: part(name, given))
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def raw_run(protocol: str, private: bool, name: str, data: Raw, device: str) -> 
 def pilot(raw: Raw, key: str, scratch: Path) -> Raw:
     """Accuracy on val by number of rounds, mean over pilot seeds, and the least number that reaches `TARGET`.
 
-    Where none does, `rounds` is the last one looked at and `reached` says no.
+    Where none does, `rounds` is that of the highest val and `reached` says no.
     """
     private, found = "privacy" in raw, {}
     if not private:

@@ -215,6 +215,8 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=1000, help="steps of an inversion")
     parser.add_argument("--device", default="auto")
     given = parser.parse_args()
+    if given.seeds < 2:
+        parser.error(f"--seeds {given.seeds}: the null is another client's gradient; valid: 2 or more")
     torch.set_num_threads(1)
     device = chosen_device(given.device)
     source, file = provenance(device), Path(given.data)
@@ -225,7 +227,7 @@ def main() -> None:
     for size in given.parts:
         path = FOLDER / f"{file.stem}_n{size:03d}.json"
         work = lambda size=size, path=path: part(bench, size, given.seeds, path.with_suffix(".npz"))  # noqa: E731
-        found = keep(path, source, lambda work=work: {"settings": settings, **work()})
+        found = keep(path, source, settings, work)
         print({name: one[0] for name, one in found["identified"].items()}, flush=True)
 
 

@@ -1,6 +1,6 @@
 """The parts of the gradient-leakage benchmark: which images, which network, which attack with which settings.
 
-Settings were chosen on images that no part attacks, and on a CPU's budget; of restarts the one of the smallest gradient loss
+Settings were chosen on images that no part attacks; of restarts the one of the smallest gradient loss
 is kept, by the attacks themselves.
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from provenance import facts
 
 from fedsim.compute import Compute, settle
 from fedsim.runs import write_atomic
+from fedsim.types import UserError
 
 ROOT = Path(__file__).parent / "results"
 
@@ -25,20 +26,42 @@ def chosen_device(name: str) -> torch.device:
 def provenance(device: torch.device) -> dict[str, Any]:
     """Device, versions and commit; asked for before a result makes the checkout another."""
     found = facts(str(device))
-    return {**found["machine"], "torch": torch.__version__, "commit": found["git"]["commit"]}
+    return {**found["machine"], "torch": torch.__version__, **found["git"]}
 
 
-def keep(path: Path, source: dict[str, Any], work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def keep(
+    path: Path, source: dict[str, Any], asked: dict[str, Any], work: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
     """The part at `path`, made by `work` unless it is there; a killed run leaves no half of one."""
-    if path.is_file():
+    if there(path, asked):
         print(f"{path.stem}: kept", flush=True)
         return json.loads(path.read_text())
     started = time.monotonic()
     found = work()
-    found = {"source": source, "seconds": round(time.monotonic() - started, 1), **found}
+    found = {"source": source, "asked": asked, "seconds": round(time.monotonic() - started, 1), **found}
     write_atomic(path, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     print(f"{path.stem}: {found['seconds']} s", flush=True)
     return found
+
+
+def there(path: Path, asked: dict[str, Any]) -> bool:
+    """Whether the part is kept; `UserError` where it was made under other settings than `asked`."""
+    if not path.is_file():
+        return False
+    given = json.loads(path.read_text()).get("asked", {})
+    plain = json.loads(json.dumps(asked))
+    if odd := sorted(key for key in plain | given if plain.get(key) != given.get(key)):
+        raise UserError(f"{path}: kept under other settings ({', '.join(odd)}); remove it to make it again")
+    return True
+
+
+def named(parts: Sequence[str], words: Sequence[str] | None) -> list[str]:
+    """The parts whose names begin with one of the words, all without words; `UserError` for a word that fits none."""
+    begins = {word: [part for part in parts if f"{part}_".startswith(f"{word}_")] for word in words or parts}
+    if odd := [word for word, found in begins.items() if not found]:
+        raise UserError(f"--parts {odd[0]}: no such part; valid: beginnings of {', '.join(parts)}")
+    chosen = {part for found in begins.values() for part in found}
+    return [part for part in parts if part in chosen]
 
 
 def kept(folder: str, prefix: str = "") -> list[dict[str, Any]]:

@@ -19,12 +19,14 @@ import argparse
 import json
 import math
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import packed_images
 import torch
+from kept_parts import named, there
 from membership_rows import computed
 from provenance import facts
 from scipy.integrate import quad
@@ -169,10 +171,12 @@ def main() -> None:
     torch.set_num_threads(1)
     provenance, worlds = facts(options.device), {}
     compute = computed(settle(Compute(device=options.device)).device)
-    for data, method, size in ((data, method, size) for data in MODELS for method in METHODS for size in SIZES):
-        name = f"{data}_{method}_{size:03d}"
-        asked = any(f"{name}_".startswith(f"{part}_") for part in options.parts or [name])
-        if not asked or (options.out / f"{name}.json").is_file():
+    every = product(MODELS, METHODS, SIZES)
+    parts = {f"{data}_{method}_{size:03d}": (data, method, size) for data, method, size in every}
+    for name in named(list(parts), options.parts):
+        data, method, size = parts[name]
+        asked = {"seeds": options.seeds, "networks": options.networks, "method": settings(method, options.iterations)}
+        if there(options.out / f"{name}.json", asked):
             continue
         if data not in worlds:
             worlds[data] = world(data, options.data, options.networks, compute)
@@ -182,8 +186,7 @@ def main() -> None:
         if not trials:
             continue
         row = summed(size, trials)
-        kept = {"data": data, "method": settings(method, options.iterations), "model": MODELS[data], "seeds": options.seeds,
-                "networks": options.networks, "row": row, "seconds": round(time.monotonic() - started, 1), **provenance}  # fmt: skip
+        kept = {"data": data, **asked, "asked": asked, "model": MODELS[data], "row": row, "seconds": round(time.monotonic() - started, 1), **provenance}  # fmt: skip
         write_atomic(options.out / f"{name}.json", json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
         print(f"{name}: {json.dumps(row)}", flush=True)
 

@@ -17,7 +17,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "dsa": {"name": "dsa", "iterations": 50, "optimiser": "adam", "lr": 0.1, "batch_real": 128, "outer": 5, "inner": 5},
     "random": {"name": "random"},
 }  # fmt: skip
-"""Steps of the shelf on MNIST (cells.py), fewer of them; tuned on nothing. DSA's are few: what a shared GPU had time for."""
+"""Steps of the shelf on MNIST (cells.py), fewer of them; tuned on nothing. DSA's are few, since its rows go one after another."""
 KINDS = (("model", "real"), ("random", "real"), ("dm", "noise"), ("dm", "real"), ("dsa", "noise"))
 
 

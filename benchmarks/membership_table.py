@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import packed_images
 import torch
+from kept_parts import named, there
 from membership_lines import Line, lines, model
 from membership_rows import Ground, Rows, computed, ground
 from provenance import facts, fingerprint
@@ -140,11 +141,10 @@ def main() -> None:
     waiting: list[Future[str]] = []
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=options.beside, mp_context=context) as beside:
-        for line in lines():
+        every = {line.name: line for line in lines()}
+        for line in [every[name] for name in named(list(every), options.parts)]:
             path = options.out / f"{line.name}.json"
-            if path.is_file() or not any(
-                f"{line.name}_".startswith(f"{part}_") for part in options.parts or [line.name]
-            ):
+            if there(path, asked_of(options)):
                 continue
             if line.data not in grounds:
                 grounds[line.data] = prepared(line.data, computed(compute.device), options)
@@ -172,6 +172,7 @@ def one(line: Line, ground: Ground, provenance: dict[str, Any], options: argpars
         "auxiliary_per_class": options.auxiliary, "permutations": options.permutations, "seed": options.seed,
     }  # fmt: skip
     kept = {
+        "asked": asked_of(options),
         "line": asdict(line),
         "method": settings,
         "settings": about,
@@ -181,6 +182,11 @@ def one(line: Line, ground: Ground, provenance: dict[str, Any], options: argpars
     }
     truths = [{"members": ground.pool.members(row), "labels": ground.pool.labels} for row in range(rows.count)]
     return kept, done, truths, options.seed
+
+
+def asked_of(options: argparse.Namespace) -> dict[str, int]:
+    """What a line depends on, of what was asked for."""
+    return {name: value for name, value in vars(options).items() if isinstance(value, int) and name != "beside"}
 
 
 def prepared(data: str, compute: Compute, options: argparse.Namespace) -> Ground:

@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from kept_parts import chosen_device, there
 from ntk_evidence import DRAWS, Digits, panel
 from ntk_training import SHAPE, Problem, linear, problem, trained
 from pairs import machine
@@ -182,7 +183,7 @@ def main() -> None:
     """The parts that are not there yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("FEDSIM_DATA", "data")) / "mnist.npz")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--parts", nargs="*", choices=tuple(PARTS), default=list(PARTS))
     parser.add_argument("--iterations", type=int, default=3000)
     parser.add_argument("--seeds", type=int, default=0, help="0: as many as the part says")
@@ -191,23 +192,25 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="width 256 at most, one seed, 300 steps")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
+    chosen.device = str(chosen_device(chosen.device))
     folder, revision = chosen.out / "tiny" if chosen.tiny else chosen.out, commit()
     folder.mkdir(parents=True, exist_ok=True)
     with np.load(chosen.data) as stored:
         data = {name: stored[name] for name in ("x_train", "y_train", "x_test", "y_test")}
     for name in chosen.parts:
         file, part = folder / f"{name}.json", PARTS[name]
-        if file.is_file():
-            print(f"{name}: there already", flush=True)
-            continue
         config = Config(iterations=300 if chosen.tiny else chosen.iterations, candidates=part.candidates)
         if chosen.tiny:
             part = replace(part, width=min(part.width, 256), seeds=1, records=min(part.records, 20))
         part = replace(part, seeds=chosen.seeds or part.seeds)
+        asked = {"part": vars(part), "attack": dump(config)}
+        if there(file, asked):
+            print(f"{name}: kept", flush=True)
+            continue
         print(name, flush=True)
         started = time.perf_counter()
         result = attacked(part, data, config, chosen.device, folder / f"{name}.png")
-        facts = {"part": vars(part), "attack": dump(config), "data": chosen.data.name, "commit": revision}
+        facts = {**asked, "asked": asked, "data": chosen.data.name, "commit": revision}
         facts |= {
             "machine": machine(chosen.threads),
             "device": chosen.device,

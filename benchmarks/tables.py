@@ -53,7 +53,7 @@ def comparisons() -> list[str]:
     mnist = (
         "Ten clients, ten rounds, ConvNet-3-16, one local epoch or condensation of ten images per class "
         "(`configs/federated/mnist_comparison.yaml`). Learning rates as chosen on the digits, nothing tuned on MNIST but "
-        "FedMK's condensation (the grid above). Seconds as above, on whatever machine ran the cell."
+        "FedMK's condensation (the grid above). Seconds as above."
     )
     return [
         grids("Grids of the federated algorithms, digits, Dirichlet 0.5", "digits_federated_grid", "Four trials each, seed 0, val "

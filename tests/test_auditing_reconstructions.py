@@ -72,6 +72,9 @@ def test_a_weight_change_stands_beside_what_of_it_is_not_lazy(tmp_path: Path, mo
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["attacks=[{name: fedavg_inversion, epochs: 3}]"], "got epochs with protocol: run"),
+        (["attacks=[{name: lira}]"], "got client_sets for a run of fedavg, whose clients send weights"),
+        (["attacks=[{name: identification, release: update}]"], "run.transcript=uploads: identification from updates"),
         (["gradients.of=synthetic"], "of=synthetic, at=first for an attack on updates; valid: of=records"),
         (["run.algorithm.local.momentum=0.9"], "local.momentum=0.9"),
         (["run.algorithm.name=scaffold"], "got run.algorithm scaffold; valid for an attack on updates: fedavg"),

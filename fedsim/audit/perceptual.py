@@ -17,6 +17,7 @@ Cost    a pass of AlexNet and 31,872 numbers for each image of 64 × 64.
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -63,10 +64,15 @@ def load() -> tuple[nn.Sequential, list[Tensor]]:
     """AlexNet's convolutions, and v of each of the five layers; `UserError` without the files."""
     if reason := lacking():
         raise UserError(f"lpips: {reason}")
+    return _loaded(folder())
+
+
+@cache
+def _loaded(place: Path) -> tuple[nn.Sequential, list[Tensor]]:
     ensure_operators()
     from torchvision.models import alexnet
 
-    backbone, heads = (load_file(folder() / name) for name in FILES)
+    backbone, heads = (load_file(place / name) for name in FILES)
     with torch.device("meta"):
         layers = alexnet(weights=None).features
     layers = layers.to_empty(device="cpu")
@@ -74,7 +80,7 @@ def load() -> tuple[nn.Sequential, list[Tensor]]:
     layers.load_state_dict({name[len(prefix) :]: one for name, one in backbone.items() if name.startswith(prefix)})
     weights = [heads[f"lin{layer}.model.1.weight"].flatten() for layer in range(len(AFTER))]
     if any((one < 0).any() for one in weights):
-        raise UserError(f"lpips: got weights below 0 in {folder() / FILES[1]}; valid: the published file")
+        raise UserError(f"lpips: got weights below 0 in {place / FILES[1]}; valid: the published file")
     return layers.eval(), weights
 
 

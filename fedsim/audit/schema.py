@@ -16,7 +16,7 @@ from fedsim.data.split import MembershipConfig
 from fedsim.schema import FederatedRun, load_run, resolve
 from fedsim.types import UserError
 
-GRADIENT_ATTACKS = ("dlg", "idlg", "inverting_gradients", "fedavg_inversion")
+GRADIENT_ATTACKS = ("dlg", "idlg", "inverting_gradients", "fedavg_inversion", "ntk_reconstruction")
 """What can be tried on a finished run."""
 OFF = {"publish_subset": False, "overfit": 0, "single": False, "disjoint": False, "permuted": False}
 """No controls."""

@@ -26,10 +26,13 @@ def limits(config: AuditRun, candidates: int) -> list[str]:
     if candidates:
         shared = f"All {config.rows} runs share one pool of {candidates} records: intervals are for further runs on it."
         found.insert(1, shared)
+    if Subject.ROWS not in config.subjects:
+        found.append("The controls of membership were not run: no attack here asks who was a member.")
     if config.finished is not None:
         found.append(
             "The run was finished before: no record was held out for this, and nothing registered. Gradients and "
-            "updates are those of its records one case at a time, at its first weights, which it need not have sent."
+            "updates are those of its records one case at a time, at the weights that gradients.at names; it need not "
+            "have sent such."
         )
     if Subject.CANARIES in config.subjects:
         found.append(

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fedsim import catalog
 from fedsim.audit.canaries import CanaryRun
 from fedsim.audit.distilled_gradients import DistilledCases
 from fedsim.audit.gradients import GradientCases
@@ -106,8 +107,12 @@ class Targets:
         return DistilledCases(parts, sets, client, asked.cases, asked.records, self.config.seed, weights)
 
     def _updates_truth(self) -> Truth:
-        """Beside the records how far each change lies outside their gradients, which only an evaluator can know."""
-        seen, truth, public = self._local_updates(), self.cases.truth(), self.public
+        """Beside the records, where an attack's premise needs it, how far each change lies outside their gradients."""
+        truth, public = self.cases.truth(), self.public
+        kinds = (catalog.resolve("attack", attack.name) for attack in self.config.attacks)
+        if not any(getattr(kind, "needs_residual", False) for kind in kinds):
+            return truth
+        seen = self._local_updates()
         shape = truth["images"].shape
         pixels = torch.from_numpy(truth["images"]).flatten(0, 1).to(public.device)
         inputs = public.normalise(pixels).view(shape)

@@ -81,6 +81,10 @@ def test_weights_are_read_or_missed_by_name(tmp_path, monkeypatch):
     layers, weights = load()
     assert len(vectors(torch.rand(1, 1, 8, 8, generator=stream(3)), layers, weights)[0]) == 31872
     heads["lin0.model.1.weight"][0, 0] = -1
-    save_file(heads, tmp_path / FILES[1])
+    other = tmp_path / "other"
+    other.mkdir()
+    monkeypatch.setenv("FEDSIM_LPIPS", str(other))
+    save_file(kept, other / FILES[0])
+    save_file(heads, other / FILES[1])
     with pytest.raises(UserError, match="below 0"):
         perceptual.load()
