@@ -55,13 +55,13 @@ def there(path: Path, asked: dict[str, Any]) -> bool:
     return True
 
 
-def named(parts: Sequence[str], words: Sequence[str] | None) -> list[str]:
+def chosen(parts: Sequence[str], words: Sequence[str] | None) -> list[str]:
     """The parts whose names begin with one of the words, all without words; `UserError` for a word that fits none."""
     begins = {word: [part for part in parts if f"{part}_".startswith(f"{word}_")] for word in words or parts}
     if odd := [word for word, found in begins.items() if not found]:
         raise UserError(f"--parts {odd[0]}: no such part; valid: beginnings of {', '.join(parts)}")
-    chosen = {part for found in begins.values() for part in found}
-    return [part for part in parts if part in chosen]
+    asked = {part for found in begins.values() for part in found}
+    return [part for part in parts if part in asked]
 
 
 def kept(folder: str, prefix: str = "") -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import packed_images
 import torch
-from kept_parts import named, there
+from kept_parts import chosen, there
 from membership_rows import computed
 from provenance import facts
 from scipy.integrate import quad
@@ -173,7 +173,7 @@ def main() -> None:
     compute = computed(settle(Compute(device=options.device)).device)
     every = product(MODELS, METHODS, SIZES)
     parts = {f"{data}_{method}_{size:03d}": (data, method, size) for data, method, size in every}
-    for name in named(list(parts), options.parts):
+    for name in chosen(list(parts), options.parts):
         data, method, size = parts[name]
         asked = {"seeds": options.seeds, "networks": options.networks, "method": settings(method, options.iterations)}
         if there(options.out / f"{name}.json", asked):

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import packed_images
 import torch
-from kept_parts import named, there
+from kept_parts import chosen, there
 from membership_lines import Line, lines, model
 from membership_rows import Ground, Rows, computed, ground
 from provenance import facts, fingerprint
@@ -142,7 +142,7 @@ def main() -> None:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=options.beside, mp_context=context) as beside:
         every = {line.name: line for line in lines()}
-        for line in [every[name] for name in named(list(every), options.parts)]:
+        for line in [every[name] for name in chosen(list(every), options.parts)]:
             path = options.out / f"{line.name}.json"
             if there(path, asked_of(options)):
                 continue
