@@ -4,11 +4,12 @@
 
     j̄   complement of row j
 
-The members of a pair are in the thresholds of all others, so that advantages of pairs are not independent and Student's
-t over pairs is not valid. Normal values of 100 records, no leak, 5, 8 and 16 pairs, 200 audits each: for the loss
-threshold t rejects .12, .17, .17 of them at .05, and its interval of .95 covers .83, .79, .76; for RMIA with 5 and 8
-pairs .10, .10 and .91, .88. With p of drawn rows .04, .04, .03, with the jackknife's interval .99, .99, .99. The AUC
-has no threshold, and no score of these two attacks uses members: there t holds (.04 to .07, and .91 to .97).
+The members of a pair are in the thresholds of all others, so that advantages of pairs are not independent and
+Student's t over pairs is not valid. Records whose difficulties spread by 3 and whose values by 1, no leak, 100 of them
+in 5, 8 and 16 pairs, 200 audits each: for the loss threshold t rejects .12, .17, .17 at .05, and its interval of .95
+covers .83, .79, .76; for RMIA with 5 and 8 pairs .10, .10 and .91, .88. The p of drawn rows rejects .04, .04, .03, and
+the jackknife's interval covers .99. The AUC has no threshold, and no score of these two uses members: there t holds
+(.04 to .07, and .91 to .97).
 
 Source  the randomisation test of membership_randomisation.py; the figures: benchmarks/pairs_of_targets.py.
 Code    none read.

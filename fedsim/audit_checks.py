@@ -15,13 +15,12 @@ from fedsim.audit.statistics.power import detectable_auc, detectable_proportion
 from fedsim.audit.store import Store
 from fedsim.audit.types import Subject
 from fedsim.audit_judgement import again, folder_of, made
+from fedsim.audit_prices import attacks_seconds, runs_seconds
 from fedsim.auditing import planned
 from fedsim.build import Parts
-from fedsim.plan import run_seconds
 from fedsim.runs import RunDirectory
 from fedsim.schema import FederatedRun
 from fedsim.types import RunFailed, UserError
-from fedsim.workload import settled
 
 
 def plan(config: AuditRun) -> str:
@@ -35,11 +34,10 @@ def plan(config: AuditRun) -> str:
         lines.append(_cases(config, " and ".join(cases)))
     for chosen in config.attacks:
         lines += getattr(made(chosen), "plan", lambda run: [])(config.run)
-    alike = {name: run for name, run in runs.items() if not name.startswith("row_") or name == "row_0000"}
-    each = {name: run_seconds(settled(Parts(run))) for name, run in alike.items()}  # rows cost the same
-    seconds = sum(each.get(name, each.get("row_0000", 0.0)) for name in runs) / min(config.workers, len(runs))
     lines.append(f"attacks: {', '.join(attack.name for attack in config.attacks)}")
-    lines.append(f"runs about {seconds:,.0f} s on this machine, attacks and controls beside")
+    lines.append(
+        f"runs about {runs_seconds(config):,.0f} s on this machine, attacks about {attacks_seconds(config):,.0f} s"
+    )
     return "\n".join(lines)
 
 

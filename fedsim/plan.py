@@ -62,6 +62,11 @@ def run_seconds(parts: Parts) -> float:
     return config.rounds * (clients + server)
 
 
+def seconds_of(passes: Passes, parts: Parts) -> float:
+    """Estimate for so many images through the run's network, in one process, on its device."""
+    return _seconds(passes, *_pass_seconds(parts.fresh()(parts.streams.generator("template")), parts))
+
+
 def _federated(parts: Parts, config: FederatedRun, forward: float, backward: float) -> list[str]:
     clients = parts.split.client
     share = parts.roll.share(config.participation.fraction, config.rounds, parts.streams)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -20,8 +21,8 @@ TINY = (
     "rows=6", "workers=1", "controls={overfit: 30, single: true}",
     "run.method={name: dm, ipc: 1, iterations: 2, init: noise, batch_real: 0, networks: {name: pool, size: 1}}",
     "run.server={epochs: 2, lr: 0.01, batch_size: 64}", "run.model={name: mlp, depth: 1, width: 8}",
-    "attacks=[{name: lira, statistics: [nn_pixels], permutations: 19}, {name: loss_threshold, networks: 1}, "
-    "{name: idlg, iterations: 20}]",
+    "attacks=[{name: lira, statistics: [nn_pixels], permutations: 19}, "
+    "{name: loss_threshold, networks: 1, permutations: 19}, {name: idlg, iterations: 20}]",
     "gradients={cases: 3}",
 )  # fmt: skip
 
@@ -139,6 +140,10 @@ def test_a_plan_says_what_could_be_found() -> None:
     text = plan(tiny())
     assert "360 members and 360 non-members" in text
     assert "smallest AUC that one target could show: 0.5" in text
+    assert "7 runs, 1 at a time: 6 in complementary pairs, publish_subset" in text
+    assert "3 gradients of 1 records each; smallest rate of identification among 100" in text
+    seconds = [float(one.replace(",", "")) for one in re.findall(r"about ([\d,]+) s", text)]
+    assert len(seconds) == 2
 
 
 @pytest.mark.parametrize(
