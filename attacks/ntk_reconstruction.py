@@ -141,19 +141,15 @@ class NTKReconstruction:
 
     Config = Config
     threat = ThreatModel(
-        name="curious_server",
-        position="server",
-        behaviour="passive",
-        sees=frozenset({Release.LOCAL_UPDATE}),
-        knows=frozenset({Knowledge.ARCHITECTURE, Knowledge.WEIGHTS}),
-        adjacency="replace",
-    )
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
+        name="curious_server", position="server", behaviour="passive", adjacency="replace",
+        sees=frozenset({Release.LOCAL_UPDATE}), knows=frozenset({Knowledge.ARCHITECTURE, Knowledge.WEIGHTS}),
+    )  # fmt: skip
 
     needs_residual = True
     """The evaluator has to say how lazy the training was."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
 
     def check(self, run: Any) -> None:
         """Refuse a run whose clients send no plain weight change."""
@@ -171,9 +167,8 @@ class NTKReconstruction:
     def evaluate(self, scores: Sequence[Scores], truths: Sequence[Truth]) -> list[Finding]:
         """Identification, images and labels found; `truths` hold the `residual` (b) of each change.
 
-        A change of which more than a fifth lies outside the gradients of its own records was not made by lazy training:
-        what the attack rests on does not hold, and its findings are INCONCLUSIVE, with the numbers beside. That says
-        nothing for the records: an attack may well identify them, and the note tells how many.
+        A change of which more than a fifth lies outside the gradients of its own records was not made by lazy training,
+        as the attack presumes: INCONCLUSIVE. It may identify records all the same; the note tells how many.
         """
         shown, truth = first(scores, truths)
         worst = float(truth["residual"].max())

@@ -31,7 +31,7 @@ def attacks_seconds(config: AuditRun) -> float:
     passes = {key: one for chosen in config.attacks for key, one in _of(chosen, config, parts).items()}
     if Subject.ROWS in config.subjects and config.controls.overfit:
         held = int(parts.pool(config.client).members(0).sum())
-        passes["overfit"] = Passes(training=config.controls.overfit * held)
+        passes[("overfit",)] = Passes(training=config.controls.overfit * held)
     return seconds_of(sum(passes.values(), Passes()), parts)
 
 

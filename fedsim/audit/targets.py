@@ -117,7 +117,7 @@ class Targets:
         pixels = torch.from_numpy(truth["images"]).flatten(0, 1).to(public.device)
         inputs = public.normalise(pixels).view(shape)
         network = public.with_weights(seen.params).eval()
-        return truth | {"residual": np.array(residuals(network, seen.params, dict(seen.updates), inputs))}
+        return {**truth, "residual": np.array(residuals(network, seen.params, dict(seen.updates), inputs))}
 
     def _local_updates(self) -> UpdateRelease:
         cases = self.cases
