@@ -108,7 +108,8 @@ class FedAvgInversion:
     def check(self, run: Any) -> None:
         """Refuse a run whose local training cannot be unrolled, and settings with which no label can be counted."""
         checked(run)
-        given = sorted({"epochs", "batch", "local_rate"} & self.config.model_fields_set)
+        fields = ((name, Config.model_fields[name].default) for name in ("epochs", "batch", "local_rate"))
+        given = [name for name, default in fields if getattr(self.config, name) != default]
         if self.config.protocol == "run" and given:
             raise UserError(
                 f"fedavg_inversion: got {given[0]} with protocol: run, which takes the run's own; valid: leave it out, "

@@ -47,10 +47,10 @@ def test_a_card_holds_findings_controls_and_where_they_come_from(done: tuple[Pat
     assert {one["name"] for one in card["controls"]} == {"publish_subset", "overfit", "single", "disjoint", "permuted"}
     assert {one["attack"] for one in card["findings"]} == {"lira", "loss_threshold", "idlg"}
     assert sum(one["confirmatory"] for one in card["findings"]) == 3
-    assert card["release"]["runs"] == 10
+    assert card["release"]["runs"] == 6
     arrays = [name.partition("/")[0] for name in card["details"]["arrays"]]
-    assert arrays.count("truth") == 10 + 1
-    assert arrays.count("scores") == 3 * 10 + 3 + 1  # two attacks, disjoint; controls; gradients
+    assert arrays.count("truth") == 6 + 1
+    assert arrays.count("scores") == 3 * 6 + 3 + 1  # two attacks, disjoint; controls; gradients
     assert arrays.count("cache") == len(list((folder / "cache").glob("*.npz"))) > 0
     page = (folder / "card.html").read_text()
     assert card["verdict"].partition(":")[0] in page

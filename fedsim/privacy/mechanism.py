@@ -68,7 +68,7 @@ class Mechanism:
     def __post_init__(self) -> None:
         for name in ("clip", "kappa", "sigma", "rate"):
             value = getattr(self, name)
-            low = value == 0 and name == "kappa"
+            low = name == "kappa" and value == 0
             if type(value) not in (int, float) or not (0 < value < math.inf or low) or (name == "rate" and value > 1):
                 most = "at most 1" if name == "rate" else "finite"
                 raise UserError(f"{name}: got {value!r}; valid: one number for all classes, more than 0 and {most}")

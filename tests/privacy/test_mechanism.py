@@ -8,7 +8,6 @@ from dataclasses import fields
 
 import pytest
 import torch
-from jaxtyping import TypeCheckError
 from scipy import stats
 
 from fedsim.privacy import mechanism as module
@@ -149,7 +148,7 @@ def test_numbers_that_cannot_be_are_refused(wrong):
 
 
 def test_a_rate_for_each_class_is_no_rate():
-    with pytest.raises((UserError, TypeCheckError), match="rate"):  # T18: q_c = 256 / n_c
+    with pytest.raises(UserError, match="rate: got tensor"):  # T18: q_c = 256 / n_c
         Mechanism(1.0, 1.0, 1.0, torch.tensor([0.1, 0.5]))  # pyright: ignore[reportArgumentType]
 
 
