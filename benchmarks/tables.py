@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from audit_tables import audits
+from evidence_tables import evidence
 from federated_cells import FEDMK_ON_MNIST
 from federated_tables import ablations, comparison, grids, private
 from gradient_tables import gradients
@@ -121,6 +122,7 @@ def page() -> str:
         *condensations(),
         *audits(),
         *gradients(),
+        *evidence(),
         *sections(),
     ])  # fmt: skip
 
