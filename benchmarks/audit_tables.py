@@ -163,18 +163,8 @@ def leakage() -> str:
             for one in found
         )
     )
-    return (
-        "\n\n".join(
-            [
-                title,
-                note,
-                *pictures,
-                table(header, rows),
-                f"{words}. " + _machine("python benchmarks/leakage_by_size.py", found),
-            ]
-        )
-        + "\n"
-    )
+    said = f"{words}. " + _machine("python benchmarks/leakage_by_size.py", found)
+    return "\n\n".join([title, note, *pictures, table(header, rows), said]) + "\n"
 
 
 def figure(data: str, found: Sequence[dict[str, Any]]) -> str:

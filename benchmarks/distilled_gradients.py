@@ -12,12 +12,11 @@ benchmarks/results/gradient_oracle/, runs and audits under --scratch.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 import torch
 from equal_utility_runs import data_of, raw_run
-from kept_parts import ROOT, chosen_device, keep, provenance
+from kept_parts import ROOT, arguments, chosen_device, keep, provenance, told
 
 from fedsim.audit.schema import AuditRun
 from fedsim.auditing import audit
@@ -57,13 +56,9 @@ def part(name: str, given: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """The chosen parts."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", choices=("digits", "mnist"), default="digits")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser = arguments(__doc__, PARTS)
     parser.add_argument("--cases", type=int, default=10, help="gradients of one image each")
     parser.add_argument("--iterations", type=int, default=400, help="steps of an attempt")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--scratch", type=Path, default=Path("runs/equal_utility"))
     given = parser.parse_args()
     torch.set_num_threads(1)
     given.device = str(chosen_device(given.device))
@@ -75,4 +70,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    told(main)

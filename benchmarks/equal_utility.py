@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from equal_utility_runs import DELTA, EPSILON, PROTOCOLS, audit_of, data_of, pilot, raw_run
-from kept_parts import ROOT, chosen_device, keep, provenance
+from kept_parts import ROOT, arguments, chosen_device, keep, provenance, told
 
 from attacks.identification import Identification
 from fedsim.audit.plans import Plans
@@ -105,14 +105,10 @@ def null(folder: Path, config: AuditRun) -> list[dict[str, Any]]:
 
 def main() -> None:
     """The chosen protocols."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", choices=("digits", "mnist"), default="digits")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser = arguments(__doc__, PARTS)
     parser.add_argument("--rows", type=int, default=10, help="runs of each protocol, in complementary pairs")
     parser.add_argument("--workers", type=int, default=1, help="runs at a time")
     parser.add_argument("--inversion", type=int, default=300, help="steps of the inversion of an update")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--scratch", type=Path, default=Path("runs/equal_utility"))
     given = parser.parse_args()
     torch.set_num_threads(1)
     given.device = str(chosen_device(given.device))
@@ -123,4 +119,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    told(main)

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from kept_parts import ROOT, chosen_device, keep, provenance
+from kept_parts import ROOT, chosen_device, keep, provenance, told
 from torch import Tensor
 
 from attacks.gradient_matching import Gradients, Observed, cosine, gradient, stack
@@ -232,4 +232,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    told(main)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +23,25 @@ ROOT = Path(__file__).parent / "results"
 def chosen_device(name: str) -> torch.device:
     """`auto`, `cpu`, `cuda` or `cuda:1` as a device of this machine; `UserError` where it is not there."""
     return torch.device(settle(Compute(device=name)).device)
+
+
+def arguments(doc: str | None, parts: Sequence[str]) -> argparse.ArgumentParser:
+    """What every benchmark of parts on digits or MNIST asks for: data, parts, device, scratch folder."""
+    parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    parser.add_argument("--data", choices=("digits", "mnist"), default="digits")
+    parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--scratch", type=Path, default=Path("runs/equal_utility"))
+    return parser
+
+
+def told(main: Callable[[], None]) -> None:
+    """Run it; wrong input is one line and exit 2."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
 
 
 def provenance(device: torch.device) -> dict[str, Any]:

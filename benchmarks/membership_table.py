@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import packed_images
 import torch
-from kept_parts import chosen, there
+from kept_parts import chosen, there, told
 from membership_lines import Line, lines, model
 from membership_rows import Ground, Rows, computed, ground
 from provenance import facts, fingerprint
@@ -219,4 +219,4 @@ def parsed() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    told(main)

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from kept_parts import chosen_device, there
+from kept_parts import chosen_device, there, told
 from ntk_evidence import DRAWS, Digits, panel
 from ntk_training import SHAPE, Problem, linear, problem, trained
 from pairs import machine
@@ -42,6 +42,7 @@ from fedsim.audit.tangent import LAZY, residual
 from fedsim.config import dump
 from fedsim.data.transforms import Normalise
 from fedsim.seeding import numpy_stream, stream
+from fedsim.types import UserError
 
 RESULTS = Path(__file__).parent / "results/ntk"
 RETRAINING = 2000
@@ -195,35 +196,42 @@ def main() -> None:
     chosen.device = str(chosen_device(chosen.device))
     folder, revision = chosen.out / "tiny" if chosen.tiny else chosen.out, commit()
     folder.mkdir(parents=True, exist_ok=True)
+    if not chosen.data.is_file():
+        raise UserError(f"--data {chosen.data}: no such file; give mnist.npz, or FEDSIM_DATA that holds it")
     with np.load(chosen.data) as stored:
         data = {name: stored[name] for name in ("x_train", "y_train", "x_test", "y_test")}
     for name in chosen.parts:
-        file, part = folder / f"{name}.json", PARTS[name]
-        config = Config(iterations=300 if chosen.tiny else chosen.iterations, candidates=part.candidates)
-        if chosen.tiny:
-            part = replace(part, width=min(part.width, 256), seeds=1, records=min(part.records, 20))
-        part = replace(part, seeds=chosen.seeds or part.seeds)
-        asked = {"part": vars(part), "attack": dump(config)}
-        if there(file, asked):
-            print(f"{name}: kept", flush=True)
-            continue
-        print(name, flush=True)
-        started = time.perf_counter()
-        result = attacked(part, data, config, chosen.device, folder / f"{name}.png")
-        facts = {**asked, "asked": asked, "data": chosen.data.name, "commit": revision}
-        facts |= {
-            "machine": machine(chosen.threads),
-            "device": chosen.device,
-            "seconds": round(time.perf_counter() - started, 1),
-        }
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(facts | result, indent=1) + "\n")
-        partial.replace(file)
-        print(
-            f"  {json.dumps({key: value for key, value in result.items() if key != 'seeds'})} {facts['seconds']} s",
-            flush=True,
-        )
+        one(name, chosen, data, folder, revision)
+
+
+def one(name: str, chosen: argparse.Namespace, data: dict[str, np.ndarray], folder: Path, revision: str | None) -> None:
+    """A part, unless it is kept."""
+    file, part = folder / f"{name}.json", PARTS[name]
+    config = Config(iterations=300 if chosen.tiny else chosen.iterations, candidates=part.candidates)
+    if chosen.tiny:
+        part = replace(part, width=min(part.width, 256), seeds=1, records=min(part.records, 20))
+    part = replace(part, seeds=chosen.seeds or part.seeds)
+    asked = {"part": vars(part), "attack": dump(config)}
+    if there(file, asked):
+        print(f"{name}: kept", flush=True)
+        return
+    print(name, flush=True)
+    started = time.perf_counter()
+    result = attacked(part, data, config, chosen.device, folder / f"{name}.png")
+    facts = {**asked, "asked": asked, "data": chosen.data.name, "commit": revision}
+    facts |= {
+        "machine": machine(chosen.threads),
+        "device": chosen.device,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(facts | result, indent=1) + "\n")
+    partial.replace(file)
+    print(
+        f"  {json.dumps({key: value for key, value in result.items() if key != 'seeds'})} {facts['seconds']} s",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":
-    main()
+    told(main)

@@ -63,6 +63,6 @@ def test_a_run_that_was_not_lazy_is_inconclusive_and_says_what_was_seen(known: b
     assert "residual 0.21 above 0.2" in found[0].note
 
 
-def test_stored_arrays_give_the_same_findings_again():
+def test_the_draws_are_the_same_whenever_they_are_asked_for():
     stored = arrays(True)
     assert evaluated(*stored) == evaluated(*stored)
