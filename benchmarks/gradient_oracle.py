@@ -2,7 +2,8 @@
 
     python benchmarks/gradient_oracle.py [--data digits|mnist|FILE.npz] [--parts 1 4 16] [--device auto] [--seeds 5]
 
-A client holds n records of every class. FedSGD sends  g_c = ∇_θ L(θ; D_c)  of each class, at the θ that it was sent. A
+A client holds n records of every class. FedSGD is given  g_c = ∇_θ L(θ; D_c)  of each class at the θ that it was sent, which
+favours its inversion: it really sends their sum. A
 client of a matching method sends S, one image per class from noise, and whoever has it can take  ĝ_c = ∇_θ L(θ; S_c)
 for g_c, at any θ that he likes. Both are inverted in the same way, at the same θ: min(n, 8) images of the class, cosine
 and total variation by signed Adam (attacks/inverting_gradients.py); or not inverted, but asked which candidate's own

@@ -131,15 +131,17 @@ def origin(parts: list[Part], command: str) -> str:
 def sections() -> list[str]:
     """All of them."""
     equal = (
-        "Two clients, records of one attacked; rounds by val (mean of two pilot seeds at 0.80 or more, the first such number), so "
-        "that accuracies differ by what one round more or less brings. Ten runs in complementary pairs; a record of each class and "
+        "Two clients, records of one attacked; rounds by val (mean of two pilot seeds at 0.80 or more, the first such number). One "
+        "round brings much: compare protocols only where `test %` agrees. LiRA reads other scores of weights than of sets, and another "
+        "number of scores is asked of each, so neither column ranks protocols. Ten runs in complementary pairs; a record of each class and "
         "run is asked about (`identified`: the strongest score, Clopper-Pearson at 95 % over all scores asked), and all members for "
         "the mean beside it. `null` asks the same of another client's first round. Where the interval of `null` holds what was "
         "identified, nothing is shown to leak by this attack. Private runs: δ = 1e-5, seeded noise, a simulation."
     )
     inverse = (
         "What the server makes of ∇L on n records of a class (FedSGD's own) and of ∇L on the one image that stands for them, at the same "
-        "weights (LeNet with sigmoids, U(−0.5, 0.5): inversion's best case): share of records named among up to 99 others of the class. "
+        "weights (LeNet with sigmoids, U(−0.5, 0.5): inversion's best case). FedSGD is taken class by class, which favours it: it sends "
+        "one gradient over all classes. Share of records named among up to 99 others of the class. "
         "Cosine: median of the oracle's gradient with the true one. `trace` asks which candidate's gradient lies in the direction."
     )
     told = (
