@@ -20,11 +20,13 @@ from fedsim.schema import FederatedRun, resolve
 from fedsim.seeding import numpy_stream
 
 PROTOCOLS = ("fedavg", "feddm", "fedmk")
-TARGET = 0.80
-"""A*: accuracy on val, mean over pilot seeds, that decides the rounds."""
+TARGET = {"digits": 0.88, "mnist": 0.90}
+"""A*: accuracy on val, mean over pilot seeds, that decides the rounds: about what one round of FedDM brings."""
+NEAR = 0.02
+"""A protocol whose best number of rounds is further than this from A* is shown, and not compared."""
 ROUNDS: dict[str, tuple[int, ...]] = {
-    "fedavg": (1, 2, 3, 4, 5, 6, 8), "feddm": (1, 2, 3), "fedmk": (1, 2, 3),
-    "fedavg_dp": (3, 6, 12), "feddm_dp": (1, 2), "fedmk_dp": (1, 2),
+    "fedavg": (1, 2, 3, 4, 6, 8, 12, 16), "feddm": (1, 2, 3), "fedmk": (1, 2, 3),
+    "fedavg_dp": (3, 6, 12, 24), "feddm_dp": (1, 2, 3), "fedmk_dp": (1, 2),
 }  # fmt: skip
 """Rounds that are looked at; under privacy a run of so many, since ε is for all of a run's rounds."""
 EPSILON, DELTA = 10.0, 1e-5
@@ -95,10 +97,10 @@ def raw_run(protocol: str, private: bool, name: str, data: Raw, device: str) -> 
     return found | ({"privacy": terms} if private else {})
 
 
-def pilot(raw: Raw, key: str, scratch: Path) -> Raw:
-    """Accuracy on val by number of rounds, mean over pilot seeds, and the least number that reaches `TARGET`.
+def pilot(raw: Raw, key: str, target: float, scratch: Path) -> Raw:
+    """Accuracy on val by number of rounds, mean over pilot seeds, and the number that comes nearest to `target`.
 
-    Where none does, `rounds` is that of the highest val and `reached` says no.
+    `near` says whether that is within `NEAR` of it.
     """
     private, found = "privacy" in raw, {}
     if not private:
@@ -108,11 +110,10 @@ def pilot(raw: Raw, key: str, scratch: Path) -> Raw:
     else:
         for rounds in ROUNDS[key]:
             found[rounds] = float(np.mean([_val(raw, rounds, seed, scratch)[-1] for seed in PILOTS]))
-            if found[rounds] >= TARGET:
+            if found[rounds] >= target:
                 break
-    enough = [rounds for rounds, accuracy in found.items() if accuracy >= TARGET]
-    best = max(found, key=lambda rounds: found[rounds])
-    return {"val": found, "reached": bool(enough), "rounds": min(enough) if enough else best, "target": TARGET}
+    rounds = min(found, key=lambda rounds: (abs(found[rounds] - target), rounds))
+    return {"val": found, "rounds": rounds, "target": target, "near": abs(found[rounds] - target) <= NEAR}
 
 
 def _val(raw: Raw, rounds: int, seed: int, scratch: Path) -> list[float]:
@@ -129,7 +130,10 @@ def audit_of(raw: Raw, rounds: int, rows: int, workers: int, inversion: int) -> 
     if weights:
         lira["statistics"] = ["model"]
         named |= {
-            "statistics": ["trace", "gain", "inverted"],
+            "statistics": [
+                "gain",
+                "inverted",
+            ],  # as many as of sets: what the strongest of more scores names grows by chance
             "inversion": {"name": "inverting_gradients", "iterations": inversion},
         }
     run = resolve(FederatedRun, raw | {"rounds": rounds, "seed": 0})

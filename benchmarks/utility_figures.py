@@ -55,7 +55,7 @@ def equal_charts(data: str) -> list[Markup]:
                 "tpr": rates["high"] if rates else float("nan"), "bytes": part["uplink_bytes"] + part["downlink_bytes"],
             }  # fmt: skip
             colour, private = names.index(part["settings"]["protocol"]), part["settings"]["epsilon"] is not None
-            text = label(part) + ("" if part["rounds"]["reached"] else " (below)")
+            text = label(part) + ("" if part["rounds"]["near"] else " (not near)")
             found.append(Series(text, [(part["accuracy"], values[of])], colour, dashed=private))
         return found
 

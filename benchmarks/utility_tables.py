@@ -53,7 +53,7 @@ def equal_utility(data: str, note: str) -> str:
         best, prior = named(part["findings"])[0], named(part["null"])[0]
         chosen, spread = part["rounds"], part["accuracy_interval"]
         rows.append([
-            label(part), str(chosen["rounds"]) + ("" if chosen["reached"] else " (not reached)"),
+            label(part), str(chosen["rounds"]) + ("" if chosen["near"] else " (not near the target)"),
             f"{percent(part['accuracy'])} [{percent(spread[0])}, {percent(spread[1])}]",
             f"{ends(best['estimate'])} `{best['statistic']}`", f"{best['all_members']:.3f}",
             f"{ends(prior['estimate'])} `{prior['statistic']}`", f"{1 / best['among']:.3f}", ends(rate(part)), ends(area(part)),
@@ -131,9 +131,9 @@ def origin(parts: list[Part], command: str) -> str:
 def sections() -> list[str]:
     """All of them."""
     equal = (
-        "Two clients, records of one attacked; rounds by val (mean of two pilot seeds at 0.80 or more, the first such number). One "
-        "round brings much: compare protocols only where `test %` agrees. LiRA reads other scores of weights than of sets, and another "
-        "number of scores is asked of each, so neither column ranks protocols. Ten runs in complementary pairs; a record of each class and "
+        "Two clients, records of one attacked; rounds by val (mean of two pilot seeds nearest to the target). One "
+        "round brings much: compare protocols only where `test %` agrees. LiRA reads other scores of weights than of sets, so that "
+        "column ranks no protocols; identification takes the strongest of two scores of each. Ten runs in complementary pairs; a record of each class and "
         "run is asked about (`identified`: the strongest score, Clopper-Pearson at 95 % over all scores asked), and all members for "
         "the mean beside it. `null` asks the same of another client's first round. Where the interval of `null` holds what was "
         "identified, nothing is shown to leak by this attack. Private runs: δ = 1e-5, seeded noise, a simulation."
