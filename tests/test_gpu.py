@@ -42,6 +42,7 @@ def test_a_set_is_the_same_but_for_roundings(name: str) -> None:
     assert (apart <= 2).float().mean() >= 0.98, f"{name}: {(apart > 2).float().mean():.3f} of the pixels differ"
 
 
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores:UserWarning")  # float32 is meant here
 @pytest.mark.parametrize("name", ["dm", "dc"])
 def test_a_compiled_graph_on_a_gpu_is_the_same_but_for_roundings(name: str) -> None:
     here, there = made(name, "cpu"), made(name, "cuda", compile=True)
@@ -57,7 +58,10 @@ def test_a_federation_learns_there_what_it_learns_here(name: str, tmp_path: Path
         folder = api.simulate(config, *RUN, *shorter, f"compute.device={device}", out=tmp_path / device)
         results[device] = json.loads((folder / "result.json").read_text())
     assert results["cuda"]["accuracy"] == pytest.approx(results["cpu"]["accuracy"], abs=0.06)
-    for exact in ("uplink_bytes", "epsilon", "client_flops"):
+    # a seeded stream of noise is named by its question, and a question by its tensors: other roundings, other noise,
+    # and the noise decides which classes a private client sends
+    same = ("epsilon",) if name == "feddm_private" else ("uplink_bytes", "epsilon", "client_flops")
+    for exact in same:
         assert results["cuda"][exact] == results["cpu"][exact], exact
 
 
