@@ -38,13 +38,13 @@ from attacks.inverting_gradients import InvertingGradients
 from attacks.record_distances import between
 from fedsim import api, catalog
 from fedsim.audit.statistics.proportions import clopper_pearson
-from fedsim.build import Fresh, central_task, network_factory
 from fedsim.compute import Compute
 from fedsim.data.images import Dataset, Images
 from fedsim.data.transforms import Normalise
 from fedsim.distill.drive import condense
 from fedsim.models.functional import state
 from fedsim.seeding import Streams, numpy_stream
+from fedsim.tasks import Fresh, central_task, network_factory
 
 FOLDER = ROOT / "gradient_oracle"
 SIZES, OTHERS, MOST = (1, 2, 4, 8, 16, 32, 64), 99, 8

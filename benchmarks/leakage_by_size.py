@@ -37,7 +37,6 @@ from attacks.record_distances import between
 from fedsim import api, catalog
 from fedsim.audit.statistics.auc import auc
 from fedsim.audit.statistics.proportions import clopper_pearson
-from fedsim.build import Fresh, central_task, network_factory
 from fedsim.compute import Compute, settle
 from fedsim.data.images import Dataset, Images
 from fedsim.data.transforms import Normalise
@@ -45,6 +44,7 @@ from fedsim.distill.drive import condense
 from fedsim.models.network import Network
 from fedsim.runs import write_atomic
 from fedsim.seeding import Streams, numpy_stream
+from fedsim.tasks import Fresh, central_task, network_factory
 
 RESULTS = Path(__file__).parent / "results/leakage"
 SIZES = (1, 3, 10, 30, 100, 500)

@@ -22,7 +22,6 @@ import torch
 from fedsim import api, catalog
 from fedsim.audit.types import Knowledge, ThreatModel
 from fedsim.audit.view import AdversaryView, Public, Released, Shadow, Source
-from fedsim.build import Fresh, central_task, network_factory
 from fedsim.compute import Compute
 from fedsim.data.images import Dataset, Images
 from fedsim.data.membership import Pool
@@ -33,6 +32,7 @@ from fedsim.distill.drive import condense
 from fedsim.models.functional import state
 from fedsim.runs import load_tensors, save_tensors
 from fedsim.seeding import Streams, numpy_stream
+from fedsim.tasks import Fresh, central_task, network_factory
 from fedsim.training.train import TrainConfig, fit
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from fedsim.build import Parts
 from fedsim.distill import private
 from fedsim.distill.pool import radius_of
+from fedsim.federated.attackers import check_attackers
+from fedsim.federated.defences import check_defences
 from fedsim.federated.faults import check_faults
 from fedsim.models.functional import has_batch_norm
 from fedsim.schema import Distillation, FederatedRun
@@ -26,6 +28,8 @@ def check(parts: Parts) -> None:
     config, clients = parts.config, len(parts.split.client)
     watched = config.engine.name != "local" or config.compute.workers > 0
     check_faults(config.faults, clients, config.rounds, watched=watched)
+    check_attackers(config.attackers, clients, config.rounds, parts.dataset.num_classes)
+    check_defences(parts.defences, sets=parts.algorithm().budget(parts.setting) > 0)
     _check_algorithm(parts, config)
     parts.roll.check(config.participation, config.rounds, parts.streams)
 

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from fedsim import catalog
-from fedsim.build import central_task, network_factory
 from fedsim.compute import Compute, settle
 from fedsim.config import Raw, Section, override, validate
 from fedsim.data.foreign import read_set
@@ -22,6 +21,7 @@ from fedsim.distill.drive import condense
 from fedsim.experiment import execute
 from fedsim.schema import load_run
 from fedsim.seeding import Streams
+from fedsim.tasks import central_task, network_factory
 from fedsim.training.evaluate import EvaluationConfig, Score, score, scored_bits, teacher_of
 from fedsim.types import UserError
 from fedsim.workload import settle_compile

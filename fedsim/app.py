@@ -80,6 +80,7 @@ def _train(message: Message, context: Context) -> Message:
         timeout=config.participation.timeout,
         wire=config.wire,
         own=parts.algorithm_of if parts.scales else None,
+        attacker=parts.attacker,
         planted=parts.planted,
         forget=config.transcript == "none",
     )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,16 +20,17 @@ from fedsim.data.split import Split, draw_split
 from fedsim.data.transforms import Normalise
 from fedsim.distill import private
 from fedsim.distill.base import Distiller, Task
-from fedsim.distill.real import RealImages
+from fedsim.federated.attackers import Attacker
 from fedsim.federated.base import Algorithm, Setting
 from fedsim.federated.budgets import scaled_local, scaled_method
+from fedsim.federated.defences import Aggregation, Filter
 from fedsim.federated.engines.base import Engine, Launcher
 from fedsim.federated.participation import Roll
-from fedsim.models.execution import Execution, Runner
-from fedsim.models.network import Network, build_network
+from fedsim.models.execution import Execution
 from fedsim.privacy.agreement import Agreement
 from fedsim.schema import Distillation, Experiment, FederatedRun
 from fedsim.seeding import Streams
+from fedsim.tasks import Fresh, central_task, network_factory
 
 
 @dataclass(frozen=True)
@@ -190,6 +190,19 @@ class Parts:
         """The federated method as this client does its part of it."""
         return self.algorithm(method, self.setting.scale(client))
 
+    def attacker(self, client: int, round_number: int) -> Attacker | None:
+        """Who acts in the client's place in that round; None: the client itself."""
+        for config in cast(Any, self.config).attackers:
+            if client in config.acting(round_number, self.streams):
+                return catalog.resolve("attacker", config.name)(config)
+        return None
+
+    @cached_property
+    def defences(self) -> dict[str, Filter | Aggregation]:
+        """What the server does about uploads, by name, in order."""
+        chosen = cast(Any, self.config).defenses
+        return {config.name: catalog.resolve("defense", config.name)(config) for config in chosen}
+
     def engine(self) -> Engine | Launcher:
         """What carries the messages of the run."""
         config = self.config
@@ -205,39 +218,3 @@ class Parts:
         return central_task(
             images, self.dataset, self.normalise, self.fresh(), method.ipc, config.compute, self.streams
         )
-
-
-Fresh = Callable[[torch.Generator], Network]
-"""Constructor of newly initialised networks."""
-
-
-def network_factory(model: Section, dataset: Dataset, device: torch.device) -> Fresh:
-    """Networks of `model` for the images of `dataset`."""
-    architecture: Any = catalog.resolve("model", model.name)  # pyright: ignore[reportAttributeAccessIssue]
-
-    def fresh(rng: torch.Generator) -> Network:
-        return build_network(architecture, model, dataset.image_shape, dataset.num_classes, rng, device=device)
-
-    return fresh
-
-
-def central_task(
-    images: Images,
-    dataset: Dataset,
-    normalise: Normalise,
-    fresh: Fresh,
-    ipc: int,
-    compute: Compute,
-    streams: Streams,
-) -> Task:
-    """Condense `images` into `ipc` per class, or as many as the class has."""
-    device = torch.device(compute.device)
-    real = RealImages(images, dataset.num_classes, normalise, device)
-    return Task(
-        real=real,
-        budget=real.counts.clamp(max=ipc),
-        runner=Runner(fresh(streams.generator("template")), compute.execution()).frozen(),
-        normalise=normalise,
-        classes=dataset.classes,
-        device=device,
-    )

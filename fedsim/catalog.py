@@ -93,6 +93,13 @@ CATALOG: dict[str, dict[str, str]] = {
         "ray": "fedsim.federated.engines.ray:Ray",
         "superlink": "fedsim.federated.engines.superlink:SuperLink",
     },
+    "attacker": {
+        "naive": "attacks.naive:Naive",
+        "doorping": "attacks.doorping:Doorping",
+        "dm_trigger": "attacks.dm_trigger:DMTrigger",
+        "direct": "attacks.direct:Direct",
+    },
+    "defense": {},
     "attack": {
         "loss_threshold": "attacks.loss_threshold:LossThreshold",
         "lira": "attacks.lira:LiRA",

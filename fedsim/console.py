@@ -83,6 +83,7 @@ class Terminal:
         _, rounds, _, _ = self._round
         each = (time.monotonic() - self._started) / (number - self._first_round + 1)
         left = f", about {each * (rounds - number):.0f} s left" if number < rounds else ""
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name != "accuracy")
+        plain = [one for one in metrics.items() if one[0] != "accuracy" and "." not in one[0]]  # not verdicts
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in plain)
         more = f" ({shown})" if shown else ""
         self.say(f"round {number}/{rounds}: accuracy on val {metrics['accuracy']:.4f}{more}{left}")

@@ -34,6 +34,8 @@ class Controls(Section):
     """FedDM and its kind: the same rounds with random real images, as many per client and class."""
     centralised: TrainConfig | None = None
     """The upper bound: the run's model so trained on the images of all clients together; null: not trained."""
+    without_attackers: bool = Field(default=True, exclude_if=lambda value: value)
+    """Where there are attackers: the same run without them, a run directory of its own that is made first or found."""
     noisy_class_means: bool | None = Field(default=None, exclude_if=lambda value: value is None)
     """Under privacy: pixel class sums noised once at the run's ε, and the server's training on their means; null: where
     the noise is seeded, as it is one more release of the same records."""
@@ -68,7 +70,7 @@ class Experiment(Section):
 class FederatedRun(Experiment):
     """`fedsim run`."""
 
-    later: ClassVar[tuple[str, ...]] = ("wire", "budgets")
+    later: ClassVar[tuple[str, ...]] = ("wire", "budgets", "attackers", "defenses")
     rounds: int = Field(ge=1)
     """Communication rounds R."""
     engine: Choice("engine") = LocalConfig()  # pyright: ignore[reportInvalidTypeForm]
@@ -96,6 +98,10 @@ class FederatedRun(Experiment):
     what a resumed run needs)."""
     controls: Controls = Controls()
     """Which controls are run."""
+    attackers: tuple[Choice("attacker"), ...] = Field(default=(), strict=False)  # pyright: ignore[reportInvalidTypeForm]
+    """Compromised clients and what they do."""
+    defenses: tuple[Choice("defense"), ...] = Field(default=(), strict=False)  # pyright: ignore[reportInvalidTypeForm]
+    """What the server does about uploads before it trains on them, in this order."""
     faults: tuple[Fault, ...] = Field(default=(), strict=False)
     """Planned misbehaviour, to see that the run survives it."""
 

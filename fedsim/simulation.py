@@ -87,6 +87,7 @@ def _rounds(
         flops=round_flops(parts),
         console=terminal,
         nodes=nodes,
+        defences=parts.defences,
         connect_timeout=engine.connect_timeout,
     )
     outcome: list[tuple[ServerState, list[RoundRecord]]] = []

@@ -21,6 +21,7 @@ from flwr.app import RecordDict
 from fedsim.data.canaries import Planted
 from fedsim.data.images import Images
 from fedsim.data.synthetic import SyntheticSet
+from fedsim.federated.attackers import Attacker
 from fedsim.federated.base import Algorithm, Broadcast, ClientView, Setting, Upload
 from fedsim.federated.faults import Fault, before_work, tamper
 from fedsim.federated.messages import write_stop, write_upload
@@ -52,6 +53,8 @@ class Node:
     """How arrays travel."""
     own: Callable[[int], Algorithm] | None = None
     """The algorithm as one client does its part of it, where their work is unequal; None: as all do."""
+    attacker: Callable[[int, int], Attacker | None] = field(default=lambda client, round_number: None)
+    """Who acts in a client's place in a round."""
     planted: Callable[[int], Planted | None] = field(default=lambda client: None)
     """A client's images, those apart that an audit dealt to it."""
     forget: bool = False
@@ -97,7 +100,11 @@ def _work(node: Node, client: int, broadcast: Broadcast) -> Upload:
     upload = kept(node, client, broadcast, (client,))
     if upload is None:
         view, streams = view_of(node, client, broadcast), streams_of(node, client, broadcast)
-        upload = node.algorithm_of(client).client(view, broadcast, streams)
+        algorithm, attacker = node.algorithm_of(client), node.attacker(client, broadcast.round)
+        if attacker is None:
+            upload = algorithm.client(view, broadcast, streams)
+        else:
+            upload = attacker.client(algorithm, view, broadcast, streams)
         keep(node, upload, broadcast, (client,))
     if node.setting.privacy is not None and (upload.examples != 1 or upload.losses):
         raise UserError(

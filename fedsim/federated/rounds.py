@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from flwr.app import Message, MessageType, RecordDict
@@ -17,6 +17,7 @@ from flwr.serverapp import Grid
 from fedsim.federated.base import Algorithm, ServerState, Setting
 from fedsim.federated.blocks import Envelopes, read_answer
 from fedsim.federated.deadline import lifetime
+from fedsim.federated.defences import Aggregation, Filter, served
 from fedsim.federated.messages import Contract, failure, payload_bytes, read_upload, write_failure
 from fedsim.federated.nodes import Absent, Nodes
 from fedsim.federated.participation import Participation, Roll
@@ -57,6 +58,8 @@ class Server:
     console: Console
     nodes: int
     """Nodes that the clients are spread over."""
+    defences: Mapping[str, Filter | Aggregation] = field(default_factory=dict)
+    """What is done about uploads before they are trained on, in this order."""
     connect_timeout: float = 0.0
     """Seconds the first round waits for nodes that are not there yet; then it does without them if it can."""
 
@@ -77,7 +80,9 @@ def run_rounds(grid: Grid, server: Server) -> tuple[ServerState, list[RoundRecor
         if len(uploads) < server.participation.min_replies:
             append_record(server.run.path, record)
             raise RunFailed(_too_few(record, server.participation.min_replies))
-        state, record.metrics = server.algorithm.server(server.setting, state, uploads, streams.at("server"))
+        state, record.metrics = served(
+            server.algorithm, server.defences, server.setting, state, uploads, streams.at("server")
+        )
         record.metrics["accuracy"] = server.score(state)
         record.client_flops, record.server_flops = server.flops(record.responders)
         record.seconds = time.monotonic() - started

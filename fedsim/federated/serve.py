@@ -32,10 +32,12 @@ def serve(node: Node, broadcasts: Mapping[int, Broadcast]) -> RecordDict:
     together = isinstance(node.algorithm, Together) and node.algorithm.together
     answers: Answers = {}
     for broadcast, clients in _groups(broadcasts):
-        if together and len(clients) > 1:
-            answers |= _in_one_go(node, clients, broadcast)
-        else:
-            for client in clients:
+        honest = [client for client in clients if node.attacker(client, broadcast.round) is None]
+        block = honest if together and len(honest) > 1 else []
+        if block:
+            answers |= _in_one_go(node, block, broadcast)
+        for client in clients:
+            if client not in block:
                 answers |= _caught(
                     node, [client], lambda client=client, sent=broadcast: {client: answer(node, client, sent)}
                 )

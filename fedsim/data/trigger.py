@@ -1,0 +1,77 @@
+"""A backdoor's trigger: pixels, where they are stamped, and the class that stamped images are to be taken for.
+
+It is bytes, as images are: whatever is stamped stays in the box of pixels that a camera can produce.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, UInt8
+from torch import Tensor
+
+from fedsim.data.images import Images
+from fedsim.runs import load_tensors, save_tensors
+from fedsim.types import UserError
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """x ⊕ τ = (1 − m) · x + m · τ."""
+
+    values: UInt8[Tensor, "c h w"]
+    """τ, grey levels 0..255; outside the mask nothing of it is used."""
+    mask: Bool[Tensor, "h w"]
+    """m, where the trigger covers the image."""
+    target: int
+    """Class that a stamped image is to be taken for."""
+
+    def stamp(self, pixels: UInt8[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:
+        """x ⊕ τ of every image."""
+        return torch.where(self.mask.to(pixels.device), self.values.to(pixels.device), pixels)
+
+    def poison(self, images: Images, rows: Tensor) -> Images:
+        """The images with those at `rows` stamped and given the target's label."""
+        pixels, labels = images.pixels.clone(), images.labels.clone()
+        pixels[rows] = self.stamp(pixels[rows])
+        labels[rows] = self.target
+        return Images(pixels, labels)
+
+    def save(self, path: Path) -> None:
+        """Written whole or not at all."""
+        save_tensors(path, {"values": self.values, "mask": self.mask}, {"target": self.target})
+
+    @classmethod
+    def load(cls, path: Path) -> Trigger:
+        """What `save` wrote."""
+        tensors, meta = load_tensors(path)
+        return cls(tensors["values"], tensors["mask"], int(meta["target"]))
+
+
+def corner(image_shape: tuple[int, int, int], size: int, offset: int = 1) -> Bool[Tensor, "h w"]:
+    """The mask of a square of `size` pixels a side, `offset` pixels off the bottom right corner.
+
+    Raises `UserError` where it does not fit in an image of shape (c, h, w).
+    """
+    _, height, width = image_shape
+    if size + offset > min(height, width):
+        raise UserError(
+            f"trigger: a square of {size} pixels, {offset} off the corner, does not fit images of {height}×{width}; "
+            f"valid: size + offset at most {min(height, width)}"
+        )
+    mask = torch.zeros((height, width), dtype=torch.bool)
+    mask[height - offset - size : height - offset, width - offset - size : width - offset] = True
+    return mask
+
+
+def white(image_shape: tuple[int, int, int], size: int, target: int, offset: int = 1) -> Trigger:
+    """A white square."""
+    return Trigger(torch.full(image_shape, 255, dtype=torch.uint8), corner(image_shape, size, offset), target)
+
+
+def noisy(image_shape: tuple[int, int, int], size: int, target: int, rng: torch.Generator, offset: int = 1) -> Trigger:
+    """A square of uniform noise: where an optimisation starts, and what it is compared with."""
+    values = torch.randint(0, 256, image_shape, generator=rng).to(torch.uint8)
+    return Trigger(values, corner(image_shape, size, offset), target)

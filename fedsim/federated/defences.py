@@ -1,0 +1,145 @@
+"""What a server does about uploads before, or in place of, training on them.
+
+A *filter* looks at the uploads of a round and gives every client a score, the higher the more suspicious; flagged
+uploads are left out, the others are used as they came. An *aggregation* takes the place of the server's training. Both
+hold what the server holds: its weights and the uploads. Filters act in the order of the config, each on what the one
+before it left; an aggregation acts last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar, Literal, Protocol, overload, runtime_checkable
+
+from fedsim.federated.base import Algorithm, ServerState, Setting, Upload
+from fedsim.seeding import Streams
+from fedsim.types import UserError
+
+Sends = Literal["synthetic", "weights", "any"]
+"""What clients must upload for a defence to have something to look at."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a filter says of one client's upload."""
+
+    client: int
+    score: float
+    """The higher the more suspicious; finite."""
+    flagged: bool
+    """Whether the upload is left out."""
+
+
+@runtime_checkable
+class Filter(Protocol):
+    """A defence that leaves uploads out."""
+
+    sends: ClassVar[Sends]
+
+    def inspect(
+        self, setting: Setting, state: ServerState, uploads: Sequence[Upload], streams: Streams
+    ) -> Sequence[Verdict]:
+        """A verdict on every upload, in their order. It changes none."""
+        ...
+
+
+@runtime_checkable
+class Aggregation(Protocol):
+    """A defence in the place of the server's training."""
+
+    sends: ClassVar[Sends]
+
+    def aggregate(
+        self, algorithm: Algorithm, setting: Setting, state: ServerState, uploads: Sequence[Upload], streams: Streams
+    ) -> tuple[ServerState, dict[str, float]]:
+        """The next state and what to log, as `Algorithm.server` gives them."""
+        ...
+
+
+class Kept(Sequence[Upload]):
+    """Some of the uploads, as lazy as these."""
+
+    def __init__(self, uploads: Sequence[Upload], places: Sequence[int]) -> None:
+        self._uploads, self._places = uploads, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> Upload: ...
+    @overload
+    def __getitem__(self, index: slice) -> Kept: ...
+    def __getitem__(self, index: int | slice) -> Upload | Kept:
+        if isinstance(index, slice):
+            return Kept(self._uploads, self._places[index])
+        return self._uploads[self._places[index]]
+
+
+def served(
+    algorithm: Algorithm,
+    defences: Mapping[str, Filter | Aggregation],
+    setting: Setting,
+    state: ServerState,
+    uploads: Sequence[Upload],
+    streams: Streams,
+) -> tuple[ServerState, dict[str, float]]:
+    """The server's part of a round on what the filters leave, or an aggregation in its place.
+
+    Where nothing is left the server keeps its model. Scores and flags are logged as `defence.NAME.score.CLIENT` and
+    `defence.NAME.flagged.CLIENT`.
+    """
+    verdicts: dict[str, float] = {}
+    work = algorithm.server
+    for name, defence in defences.items():
+        if not isinstance(defence, Filter):
+            work = partial(defence.aggregate, algorithm)
+        elif len(uploads):
+            found = defence.inspect(setting, state, uploads, streams.at("defence", name))
+            verdicts |= told(name, found)
+            uploads = kept(uploads, found)
+    if not len(uploads):
+        return replace(state, round=state.round + 1), verdicts
+    following, metrics = work(setting, state, uploads, streams)
+    return following, metrics | verdicts
+
+
+def kept(uploads: Sequence[Upload], verdicts: Sequence[Verdict]) -> Sequence[Upload]:
+    """The uploads that are not flagged: the very same sequence where none is."""
+    places = [place for place, verdict in enumerate(verdicts) if not verdict.flagged]
+    return uploads if len(places) == len(uploads) else Kept(uploads, places)
+
+
+def told(name: str, verdicts: Sequence[Verdict]) -> dict[str, float]:
+    """Verdicts as metrics of a round."""
+    scores = {f"defence.{name}.score.{one.client}": one.score for one in verdicts}
+    return scores | {f"defence.{name}.flagged.{one.client}": float(one.flagged) for one in verdicts}
+
+
+def verdicts_in(metrics: Mapping[str, float]) -> dict[str, list[Verdict]]:
+    """The verdicts among the metrics of a round, by defence."""
+    found: dict[str, list[Verdict]] = {}
+    for key, score in metrics.items():
+        first, _, rest = key.partition(".")
+        name, _, client = rest.rpartition(".score.")
+        if first == "defence" and name:
+            flagged = bool(metrics[f"defence.{name}.flagged.{client}"])
+            found.setdefault(name, []).append(Verdict(int(client), score, flagged))
+    return found
+
+
+def check_defences(defences: Mapping[str, Filter | Aggregation], *, sets: bool) -> None:
+    """Refuse a defence that would have nothing to look at (`sets`: clients upload synthetic images), and two
+    aggregations."""
+    here = "synthetic" if sets else "weights"
+    for name, defence in defences.items():
+        if defence.sends not in ("any", here):
+            raise UserError(
+                f"defenses: {name} looks at {defence.sends}, and clients of this algorithm upload {here}; leave it "
+                "out, or choose another algorithm"
+            )
+    aggregations = [name for name, defence in defences.items() if isinstance(defence, Aggregation)]
+    if len(aggregations) > 1:
+        raise UserError(f"defenses: {' and '.join(aggregations)} both take the place of the server's training; valid: "
+                        "one of them")  # fmt: skip
