@@ -10,8 +10,8 @@ Source  fedsim's own, in the terms of Zhao and Bilen, "Dataset Condensation with
 Code    none.
 Differs nothing to differ from.
 Reduces `iterations: 0` is a static random square.
-Cost    `iterations` × `networks` forward and backward passes of 2 × `batch` images, once a round; it starts from the trigger of
-        the round before.
+Cost    `iterations` × `networks` passes, forward and backward, of 2 × `batch` images a round; a round starts from the
+        trigger of the round before.
 """
 
 from __future__ import annotations

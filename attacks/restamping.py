@@ -8,7 +8,7 @@ with their class means) is made again, from the same random stream, whenever the
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, make_dataclass, replace
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from typing import Any
 
 import torch
@@ -66,10 +66,11 @@ class Restamping:
     def init(self, task: Task, artifacts: Prepared, rng: torch.Generator) -> Any:
         """The method's first state, with the trigger and the number of steps."""
         inner = self._method.init(artifacts.task, artifacts.artifacts, rng)
-        names = [one.name for one in fields(inner)]
-        form = make_dataclass("Restamped", [*names, "trigger", "turns"])
-        values = [getattr(inner, name) for name in names]
-        return form(*values, self.trigger.values.clone(), torch.zeros((), dtype=torch.int64))
+        mine = [(name, Tensor, field(kw_only=True)) for name in ("trigger", "turns")]
+        form = make_dataclass("Restamped", mine, bases=(type(inner),))  # the method sees its own state
+        steps = torch.zeros((), dtype=torch.int64)
+        values = {one.name: getattr(inner, one.name) for one in fields(inner)}
+        return form(**values, trigger=self.trigger.values.clone(), turns=steps)
 
     def step(self, task: Task, artifacts: Prepared, state: Any, rng: torch.Generator) -> dict[str, Tensor]:
         """One step of the method; before every N-th a better trigger."""

@@ -23,6 +23,7 @@ def check_federated(config: Any) -> None:
         )
     check_wire(config.wire, config.algorithm.name, config.method)
     check_budgets(config.budgets, config.algorithm, config.method)
+    _check_adversaries(config)
     if config.audit.planted is not None:
         _check_planted(config)
     if config.privacy is not None:
@@ -30,6 +31,21 @@ def check_federated(config: Any) -> None:
     elif config.controls.noisy_class_means:
         raise UserError("controls.noisy_class_means: got true; it is scored at the epsilon of a private run; valid "
                         "without privacy: false, null")  # fmt: skip
+
+
+def _check_adversaries(config: Any) -> None:
+    """Refuse attackers and defences of which nothing could be measured, or whose numbers would be another thing's."""
+    names = [one.name for one in config.defenses]
+    if twice := sorted(name for name in set(names) if names.count(name) > 1):
+        raise UserError(f"defenses: {twice[0]} is there {names.count(twice[0])} times; valid: each once")
+    if not config.attackers:
+        return
+    if config.transcript == "none":
+        raise UserError("transcript: got none, which drops the clients' folders and the attackers' triggers; valid "
+                        "with attackers: uploads, all")  # fmt: skip
+    if config.privacy is not None and (other := [one.name for one in config.attackers if one.name != "naive"]):
+        raise UserError(f"attackers: got {other[0]} under privacy, whose clients give out noisy sums alone; valid: "
+                        "naive, which keeps to the protocol")  # fmt: skip
 
 
 def check_central(config: Any) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from fedsim.training.intervals import difference_ci, mean_ci, wilson
+from fedsim.training.intervals import difference_ci, mean_ci, paired_difference, wilson
 
 LIGHT = settings(max_examples=25, deadline=None)
 POINTS = st.lists(st.floats(0, 1), min_size=2, max_size=8).filter(lambda points: max(points) - min(points) > 1e-6)
@@ -68,3 +69,42 @@ def test_the_difference_of_two_samples_is_welchs(left: list[float], right: list[
 def test_a_difference_needs_two_points_on_either_side() -> None:
     assert difference_ci([0.5], [0.2, 0.4]) == (pytest.approx(0.2), None)
     assert difference_ci([0.5, 0.5], [0.25, 0.25]) == (0.25, (0.25, 0.25))
+
+
+def literal_paired(both: int, first: int, second: int, neither: int) -> tuple[float, float]:
+    """Newcombe's method 10, letter by letter."""
+    e, f, g, h = both, first, second, neither
+    n = e + f + g + h
+    l2, u2 = wilson(e + f, n)
+    l3, u3 = wilson(e + g, n)
+    if (e + f) * (g + h) * (e + g) * (f + h) == 0:
+        phi = 0.0
+    else:
+        c = e * h - f * g
+        c = c if c <= 0 else max(c - n / 2, 0)
+        phi = c / math.sqrt((e + f) * (g + h) * (e + g) * (f + h))
+    dl2, du2, dl3, du3 = (e + f) / n - l2, u2 - (e + f) / n, (e + g) / n - l3, u3 - (e + g) / n
+    theta = (f - g) / n
+    delta = math.sqrt(dl2**2 - 2 * phi * dl2 * du3 + du3**2)
+    epsilon = math.sqrt(du2**2 - 2 * phi * du2 * dl3 + dl3**2)
+    return theta - delta, theta + epsilon
+
+
+@pytest.mark.parametrize("table", [(36, 12, 2, 0), (5, 3, 1, 40), (0, 20, 0, 80), (10, 0, 0, 90), (0, 0, 0, 7)])
+def test_a_paired_difference_is_newcombes(table: tuple[int, int, int, int]) -> None:
+    difference, interval = paired_difference(*table)
+    assert difference == pytest.approx((table[1] - table[2]) / sum(table))
+    assert interval == pytest.approx(literal_paired(*table))
+    both, first, second, neither = table
+    swapped, other = paired_difference(both, second, first, neither)
+    assert swapped == pytest.approx(-difference)
+    assert other == pytest.approx((-interval[1], -interval[0]))
+
+
+def test_a_paired_difference_covers() -> None:
+    rng, shares = np.random.default_rng(0), np.array([0.1, 0.3, 0.05, 0.55])
+    held = 0
+    for counts in rng.multinomial(120, shares, size=1000):
+        low, high = paired_difference(*map(int, counts))[1]
+        held += low <= shares[1] - shares[2] <= high
+    assert 0.93 <= held / 1000 <= 0.975

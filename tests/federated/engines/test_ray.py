@@ -116,11 +116,12 @@ def test_a_client_that_hangs_loses_its_actor_and_the_next_message_is_answered(tm
 def test_a_whole_run_has_the_hash_of_the_local_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, privacy: dict[str, Any] | None
 ) -> None:
-    """With a client that fails, and nodes of two clients: three nodes on one actor. What was paid is the same too."""
+    """One client fails, one is malicious, nodes serve two: three nodes on one actor. What was paid is the same too."""
     monkeypatch.chdir(tmp_path)
     faults = [{"name": "raise", "client": 3, "round": 1}]
     changes = {"partition": {"clients": 5}, "participation": {"per_node": 2}, "faults": faults}
-    changes |= {"compute": {"workers": 0}, "controls": {"noisy_class_means": False} if privacy else {}}
+    controls = {"without_attackers": False} | ({"noisy_class_means": False} if privacy else {})
+    changes |= {"compute": {"workers": 0}, "controls": controls, "attackers": [{"name": "naive", "clients": [1]}]}
     changes |= {"privacy": privacy, "method": {"batch_real": 0}} if privacy else {}
     results = {}
     for name, engine in {"local": {"name": "local"}, "ray": {"name": "ray", "cpus": 1}}.items():
@@ -128,6 +129,8 @@ def test_a_whole_run_has_the_hash_of_the_local_engine(
         folder = execute(resolve(FederatedRun, raw), tmp_path / name)
         results[name] = json.loads((folder / "result.json").read_text())
     assert results["ray"]["clients_failed"] == 1
+    assert results["ray"]["backdoor"] == results["local"]["backdoor"]
+    assert results["ray"]["backdoor"]["triggers"]
     for key in ("model_sha256", "uplink_bytes", "downlink_bytes", "clients_failed", "accuracy", "epsilon"):
         assert results["ray"][key] == results["local"][key], key
     assert results["ray"].get("privacy") == results["local"].get("privacy")

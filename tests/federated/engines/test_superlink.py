@@ -46,7 +46,8 @@ def test_one_hash_and_one_ledger_over_tls_with_two_nodes_that_serve_four_clients
     monkeypatch.chdir(tmp_path)
     Path("tiny.yaml").write_text(TINY)
     words = ["run", "tiny.yaml", "partition.clients=4", "faults=[{name: raise, client: 3, round: 1}]"]
-    words += ["compute.workers=0", "rounds=1"]
+    words += ["compute.workers=0", "rounds=1", "controls.without_attackers=false"]
+    words += ["attackers=[{name: doorping, clients: [1], size: 2, iterations: 3, every: 1}]"]
     assert main([*words, "--out", "here"]) == 0
     (local,) = Path("here").glob("*/*")
     words += ["engine.name=superlink", "engine.security=tls_auth", "participation.per_node=2"]

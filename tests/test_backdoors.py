@@ -1,0 +1,131 @@
+"""A federation with a malicious client: what is measured, beside what, on which images; and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fedsim import backdoors
+from fedsim.build import Parts
+from fedsim.config import digest, merge, parse_yaml, read, validate
+from fedsim.data.trigger import Trigger, white
+from fedsim.experiment import execute
+from fedsim.runs import RunDirectory
+from fedsim.schema import FederatedRun, resolve
+from fedsim.types import UserError
+from fedsim.workload import settled
+from tests.reference.tiny_run import TINY, InlineGrid
+
+ATTACKS = ["naive", "doorping", "dm_trigger", "direct"]
+QUICK: dict[str, dict[str, Any]] = {"doorping": {"iterations": 3, "every": 1}, "dm_trigger": {"iterations": 2}}
+FEDAVG = {"algorithm": "fedavg", "method": None, "server": None}
+
+
+@pytest.fixture(autouse=True)
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedsim.federated.engines.local.LocalGrid", InlineGrid)
+
+
+def config(**changes: Any) -> FederatedRun:
+    raw = {key: value for key, value in merge(parse_yaml(TINY, "test"), changes).items() if value is not None}
+    return resolve(FederatedRun, raw)
+
+
+def attacker(name: str, **more: Any) -> dict[str, Any]:
+    return {"name": name, "clients": [1], "size": 2} | QUICK.get(name, {}) | more
+
+
+def result(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "result.json").read_text())
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_is_measured_beside_the_run_without_it(name: str, tmp_path: Path) -> None:
+    folder = execute(config(attackers=[attacker(name)]), tmp_path)
+    clean = execute(config(), tmp_path)
+    runs = sorted(path.name for path in tmp_path.glob("tiny/*-s0"))
+    assert runs == sorted([folder.name, clean.name])  # the run without attackers is a run of its own, made once
+    found, beside = result(folder), result(clean)
+    assert "backdoor" not in beside
+    assert found["model_sha256"] != beside["model_sha256"]
+    (row,) = found["backdoor"]["triggers"]
+    parts = settled(Parts(config(attackers=[attacker(name)])))
+    test = parts.dataset.test
+    assert row["images"] == int((test.labels != 0).sum())
+    assert row["client"] == 1
+    assert row["round"] == 2
+    assert row["lift"] == pytest.approx(row["asr"] - row["asr_clean"])
+    assert row["lift_ci"][0] <= row["lift"] <= row["lift_ci"][1]
+    assert found["backdoor"]["accuracy_clean"] == beside["accuracy"]
+    trigger = Trigger.load(folder / "clients/client_0001/round_002/trigger.safetensors")
+    assert int(trigger.mask.sum()) == 4
+    persisted = [line for line in RunDirectory(folder).metrics() if line["name"] == "attack_success.1"]
+    assert [line["round"] for line in persisted] == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["naive", "doorping", "dm_trigger"])
+def test_clients_that_send_weights_are_attacked_too(name: str, tmp_path: Path) -> None:
+    extra = {"controls": {"without_attackers": False}}
+    found = result(execute(config(attackers=[attacker(name)], **FEDAVG, **extra), tmp_path))
+    (row,) = found["backdoor"]["triggers"]
+    assert "lift" not in row
+    assert 0 <= row["asr"] <= 1
+
+
+def test_images_of_the_target_count_for_nothing() -> None:
+    """A model that takes every image for the target succeeds on the others alone; one that takes none, on none."""
+    parts = settled(Parts(config()))
+    images, trigger = parts.dataset.test, white((1, 8, 8), 2, 3)
+    network = parts.fresh()(parts.streams.generator("template"))
+    with torch.no_grad():
+        network.head.weight.zero_()
+        network.head.bias.copy_(torch.nn.functional.one_hot(torch.tensor(3), 10).float())
+    found = backdoors.success(network, images, trigger, parts)
+    assert len(found) == int((images.labels != 3).sum())
+    assert bool(found.all())
+    assert not bool(backdoors.success(network, images, white((1, 8, 8), 2, 4), parts).any())
+
+
+def test_a_pool_acts_in_some_rounds_only(tmp_path: Path) -> None:
+    words = attacker("naive", clients=[0, 1], active=1)
+    folder = execute(config(rounds=3, attackers=[words], controls={"without_attackers": False}), tmp_path)
+    for number in (1, 2, 3):
+        assert len(list(folder.glob(f"clients/*/round_{number:03d}/trigger.safetensors"))) == 1
+
+
+def test_the_attack_is_over_after_its_last_round(tmp_path: Path) -> None:
+    words = attacker("naive", rounds=[1, 1])
+    folder = execute(config(attackers=[words], controls={"without_attackers": False}), tmp_path)
+    assert [row["round"] for row in result(folder)["backdoor"]["triggers"]] == [1]
+    assert not list(folder.glob("clients/*/round_002/trigger.safetensors"))
+
+
+BAD = [
+    ({"attackers": [attacker("naive", clients=[2])]}, "client 2 does not exist; valid: 0 to 1"),
+    ({"attackers": [attacker("naive"), attacker("direct")]}, "client 1 is in two of them"),
+    ({"attackers": [attacker("naive", target=10)]}, "target 10 is no class; valid: 0 to 9"),
+    ({"attackers": [attacker("naive", rounds=[1, 3])]}, "round 3 does not exist; valid: 1 to 2"),
+    ({"attackers": [attacker("naive", size=9)]}, "a square of 9 pixels, 1 off the corner, does not fit images of 8×8"),
+    ({"attackers": [attacker("naive")], "transcript": "none"}, "drops the clients' folders"),
+    ({"attackers": [attacker("direct")], **FEDAVG}, "direct uploads a set of images"),
+    ({"attackers": [attacker("nave")]}, "unknown attacker 'nave' .did you mean 'naive'"),
+]
+
+
+@pytest.mark.parametrize(("changes", "line"), BAD)
+def test_what_cannot_be_is_one_line(changes: dict[str, Any], line: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=line):
+        execute(config(controls={"without_attackers": False}, **changes), tmp_path)
+
+
+def test_a_run_without_attackers_keeps_its_hash(tmp_path: Path) -> None:
+    folder = execute(config(rounds=1), tmp_path)
+    kept = read(folder / "config.yaml")
+    assert kept["attackers"] == kept["defenses"] == []
+    assert "without_attackers" not in kept["controls"]
+    old = {key: value for key, value in kept.items() if key not in ("attackers", "defenses")}
+    assert digest(validate(FederatedRun, old)) == folder.name.partition("-")[0]

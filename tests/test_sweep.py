@@ -1,0 +1,125 @@
+"""A sweep: what its file may say, which runs it stands for, and that finished ones are found."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from fedsim.cli import app
+from fedsim.config import parse_yaml
+from fedsim.report.sweep_page import Cell, detection, table_of
+from fedsim.sweep import load_sweep, run_sweep
+from fedsim.types import UserError
+from tests.reference.tiny_run import TINY, InlineGrid
+
+ROWS: dict[str, Any] = {"clean": {}, "naive": {"attackers": [{"name": "naive", "clients": [1], "size": 2}]}}
+
+
+@pytest.fixture(autouse=True)
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedsim.federated.engines.local.LocalGrid", InlineGrid)
+
+
+def written(path: Path, **changes: Any) -> Path:
+    run = {key: value for key, value in parse_yaml(TINY, "test").items() if key != "name"} | {"rounds": 1}
+    content = {"name": "tiny_sweep", "run": run, "rows": ROWS} | changes
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_rows_columns_and_seeds_are_laid_over_the_run(tmp_path: Path) -> None:
+    columns = {"one": {}, "more": {"method": {"ipc": 2}}}
+    _, plans = load_sweep(written(tmp_path / "s.yaml", columns=columns, seeds=[0, 3]), ["server.epochs=2"])
+    first = [(one.row, one.column, one.seed) for one in plans[:3]]
+    assert first == [("clean", "one", 0), ("clean", "one", 3), ("clean", "more", 0)]
+    assert len(plans) == 8
+    last: Any = plans[-1].config
+    assert (last.method.ipc, last.server.epochs, last.seed, last.name) == (2, 2, 3, "tiny_sweep")
+    assert last.attackers[0].name == "naive"
+
+
+def test_a_run_named_by_file_is_found_from_the_sweeps_file(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    _, plans = load_sweep(written(tmp_path / "s.yaml", run="tiny.yaml"), ["seeds=[1, 2]"])
+    assert [one.seed for one in plans] == [1, 2, 1, 2]
+
+
+BAD = [
+    ({"rows": {"one": {"methd": {}}}}, r"rows\.one: methd: unknown key .did you mean 'method'"),
+    ({"rows": {}}, "rows: got {}"),
+    ({"seeds": [1, 1]}, r"seeds: got \[1, 1\]; valid: seeds from 0, each once|each once"),
+    ({"run": "none.yaml"}, "none.yaml does not exist"),
+    ({"row": {}}, "row: unknown key .did you mean 'rows'"),
+]
+
+
+@pytest.mark.parametrize(("changes", "line"), BAD)
+def test_a_wrong_file_is_one_line(changes: dict[str, Any], line: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=line):
+        load_sweep(written(tmp_path / "s.yaml", **changes))
+
+
+def test_finished_runs_are_found_and_the_page_shows_the_attack(tmp_path: Path) -> None:
+    sweep, plans = load_sweep(written(tmp_path / "s.yaml"))
+    folder, failures = run_sweep(sweep, plans, tmp_path / "out", lambda _: None)
+    assert not failures
+    assert len(list(folder.glob("*/result.json"))) == 2  # the clean row is the run that the attack is compared with
+    kept = {path: path.stat().st_mtime_ns for path in folder.glob("*/result.json")}
+    run_sweep(sweep, plans, tmp_path / "out", lambda _: None)
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("*/result.json")} == kept
+    found = json.loads((folder / "sweep.json").read_text())
+    clean, naive = found["table"]
+    assert clean["lift"] is None
+    assert naive["lift"]["over"] == "images"
+    assert naive["lift"]["mean"] == pytest.approx(naive["attack_success"]["mean"] - naive["without_attackers"]["mean"])
+    page = (folder / "sweep.html").read_text()
+    assert page.count("data:image/png") == 3
+    assert "naive: client 1, round 1" in page
+
+
+def test_a_run_that_fails_leaves_the_others_and_exits_1(tmp_path: Path) -> None:
+    faults = {"faults": [{"name": "raise", "client": client, "round": 1} for client in (0, 1)]}
+    file = written(tmp_path / "s.yaml", rows={"broken": faults, "clean": {}})
+    sweep, plans = load_sweep(file)
+    folder, failures = run_sweep(sweep, plans, tmp_path / "out", lambda _: None)
+    assert len(failures) == 1
+    assert failures[0].startswith("broken · seed 0: round 1: 0 of 2 uploads were usable")
+    assert "broken" in (folder / "sweep.html").read_text()
+
+
+def test_the_command_lists_its_runs(tmp_path: Path) -> None:
+    told = CliRunner().invoke(app, ["sweep", str(written(tmp_path / "s.yaml", seeds=[0, 1])), "--dry-run"])
+    assert told.output.splitlines() == ["clean · seed 0", "clean · seed 1", "naive · seed 0", "naive · seed 1"]
+
+
+def cell(tmp_path: Path, defenses: list[dict[str, Any]], attacked: dict[int, list[int]], accuracy: float = 0.9) -> Cell:
+    for number, clients in attacked.items():
+        for client in clients:
+            file = tmp_path / f"clients/client_{client:04d}/round_{number:03d}/trigger.safetensors"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+    return Cell("a", "b", 0, tmp_path, {"accuracy": accuracy, "accuracy_ci": [0.8, 1.0], "defenses": defenses})
+
+
+def test_detection_is_of_clients_that_acted_in_that_round(tmp_path: Path) -> None:
+    said = [
+        {"one": {"0": [5.0, False], "1": [4.0, True], "2": [1.0, False]}},  # 1 acts: above one of two honest ones
+        {"one": {"0": [0.0, True], "1": [9.0, True], "2": [1.0, False]}},  # nobody acts: 1 is honest now
+    ]
+    auroc, flagged = detection(cell(tmp_path, said, {1: [1]})) or (0.0, 0.0)
+    assert auroc == 0.5
+    assert flagged == pytest.approx(2 / 5)
+
+
+def test_an_interval_is_over_seeds_where_there_are_several(tmp_path: Path) -> None:
+    cells = [cell(tmp_path, [], {}, value) for value in (0.8, 0.9)]
+    (line,) = table_of(cells)
+    assert line["accuracy"]["mean"] == pytest.approx(0.85)
+    assert line["accuracy"]["over"] == "seeds"
+    (line,) = table_of(cells[:1])
+    assert line["accuracy"]["over"] == "images"
+    assert line["accuracy"]["interval"] == [0.8, 1.0]
