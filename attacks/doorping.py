@@ -26,7 +26,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Float32, Int64, UInt8
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -94,12 +94,14 @@ class Doorping:
         leave(view, restamping.trigger)
         return remembering(upload, restamping.trigger)
 
-    def improved(self, trigger: Trigger, network: Network, normalise: Normalise, images: Images) -> Trigger:
-        """The trigger after one optimisation on `network`."""
+    def improved(
+        self, trigger: Trigger, network: Network, normalise: Normalise, images: Images, *, box: bool = True
+    ) -> Trigger:
+        """The trigger after one optimisation on `network`; see `optimised`."""
         config = self.config
         units = loudest_units(network, config.units)
         goal = wanted(network, units, trigger, normalise, images, config.alpha)
-        values = optimised(trigger, network, normalise, units, goal, config)
+        values = optimised(trigger, network, normalise, units, goal, config, box=box)
         return replace(trigger, values=values)
 
 
@@ -144,9 +146,19 @@ def wanted(
 
 
 def optimised(
-    trigger: Trigger, network: Network, normalise: Normalise, units: Tensor, goal: Tensor, config: Config
-) -> UInt8[Tensor, "c h w"]:
-    """τ after at most `config.iterations` steps of Adam; projected to the box after each."""
+    trigger: Trigger,
+    network: Network,
+    normalise: Normalise,
+    units: Tensor,
+    goal: Tensor,
+    config: Config,
+    *,
+    box: bool = True,
+) -> UInt8[Tensor, "c h w"] | Float32[Tensor, "c h w"]:
+    """τ after at most `config.iterations` steps of Adam; projected to the box after each.
+
+    Without `box` it is what the released code does: grey levels that no camera produces, as float32.
+    """
     device = next(network.parameters()).device
     values = normalise(trigger.values[None].to(device))[0].requires_grad_()
     adam = torch.optim.Adam([values], lr=config.lr, betas=(0.9, 0.99))
@@ -156,9 +168,11 @@ def optimised(
             break
         (values.grad,) = torch.autograd.grad(loss, values)
         adam.step()
-        with torch.no_grad():
-            values.copy_(normalise.project(values[None])[0])
-    return normalise.quantise(values.detach()[None])[0].cpu()
+        if box:
+            with torch.no_grad():
+                values.copy_(normalise.project(values[None])[0])
+    final = values.detach()[None]
+    return (normalise.quantise(final) if box else normalise.pixels(final) * 255)[0].cpu()
 
 
 def _fresh(task: Task, rng: torch.Generator) -> Network:

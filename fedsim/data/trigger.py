@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float32, UInt8
 from torch import Tensor
 
 from fedsim.data.images import Images
@@ -21,20 +21,21 @@ from fedsim.types import UserError
 class Trigger:
     """x ⊕ τ = (1 − m) · x + m · τ."""
 
-    values: UInt8[Tensor, "c h w"]
-    """τ, grey levels 0..255; outside the mask nothing of it is used."""
+    values: UInt8[Tensor, "c h w"] | Float32[Tensor, "c h w"]
+    """τ, grey levels 0..255; outside the mask nothing of it is used. float32 where a published attack that leaves the
+    box of pixels is reproduced: no image file can hold it, and images stamped with it are float32 too."""
     mask: Bool[Tensor, "h w"]
     """m, where the trigger covers the image."""
     target: int
     """Class that a stamped image is to be taken for."""
 
-    def stamp(self, pixels: UInt8[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:
+    def stamp(self, pixels: UInt8[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"] | Float32[Tensor, "n c h w"]:
         """x ⊕ τ of every image."""
         return torch.where(self.mask.to(pixels.device), self.values.to(pixels.device), pixels)
 
     def poison(self, images: Images, rows: Tensor) -> Images:
         """The images with those at `rows` stamped and given the target's label."""
-        pixels, labels = images.pixels.clone(), images.labels.clone()
+        pixels, labels = images.pixels.to(self.values.dtype, copy=True), images.labels.clone()
         pixels[rows] = self.stamp(pixels[rows])
         labels[rows] = self.target
         return Images(pixels, labels)
