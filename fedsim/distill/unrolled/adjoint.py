@@ -56,7 +56,7 @@ def forward(
     steps: Sequence[Step],
 ) -> list[Float[Tensor, "p"]]:
     """θ_0 … θ_T as vectors; the runner holds θ_T afterwards. Its weights ask for a gradient."""
-    path = [flatten(start).detach().clone()]
+    path = [flatten(start).detach().to(images.device, copy=True)]
     put(runner, path[0])
     for step in steps:
         sgd_step(runner, images[step.rows], labels[step.rows], lr=step.rate)

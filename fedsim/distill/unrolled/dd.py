@@ -108,7 +108,7 @@ class Config(Section):
         return self.ipc if self.steps is None else self.steps
 
 
-def raw(rates: Float[Tensor, "t"]) -> Float[Tensor, "t"]:
+def inverse_softplus(rates: Float[Tensor, "t"]) -> Float[Tensor, "t"]:
     """ρ = log(e^η − 1), the inverse of η = softplus(ρ)."""
     return rates + torch.log(-torch.expm1(-rates))
 
@@ -165,7 +165,7 @@ class DatasetDistillation:
         """Noise in the box, or random real images; every rate the same."""
         first = torch.full((self.config.epochs * self.config.parts,), self.config.rate)
         images = Images.start(start(task, self.config.init, rng))
-        return State(**vars(images), raw=raw(first), raw_first=first * 0, raw_second=first * 0)
+        return State(**vars(images), raw=inverse_softplus(first), raw_first=first * 0, raw_second=first * 0)
 
     def step(self, task: Task, artifacts: Artifacts, state: State, rng: torch.Generator) -> dict[str, Tensor]:
         """One step on images and rates against the loss at the end of the training, averaged over the networks."""
