@@ -82,7 +82,10 @@ def test_a_run_is_scored_by_its_learned_steps_and_its_control_by_the_usual_ones(
 
 def test_networks_of_one_set_are_trained_one_after_another_under_vmap_too(tmp_path: Path) -> None:
     found = distilled(tmp_path, steps="learned", nets=2)[1]["accuracy_values"]
-    raw = parse_yaml(CENTRAL, "test") | {"method": METHOD, "evaluation": {"nets": 2, "steps": "learned"}}
+    raw = parse_yaml(CENTRAL, "test") | {
+        "method": METHOD,
+        "evaluation": {"nets": 2, "steps": "learned", "train": {"epochs": 5}},
+    }
     run = execute(resolve(Distillation, merge(raw, {"compute": {"ensemble": "vmap"}})), tmp_path / "vmap")
     assert json.loads((run / "result.json").read_text())["accuracy_values"] == found
 
@@ -90,7 +93,7 @@ def test_networks_of_one_set_are_trained_one_after_another_under_vmap_too(tmp_pa
 def test_what_has_no_learned_steps_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^evaluation.steps: learned .* learns none; give train, or method dd$"):
         distilled(tmp_path, RandomConfig(ipc=1).model_dump(), steps="learned")
-    with pytest.raises(UserError, match=r"steps=learned with labels=teacher: .*; valid: labels=hard$"):
+    with pytest.raises(UserError, match=r"^steps: got 'learned' .* labels is teacher; valid: labels=hard$"):
         validate(EvaluationConfig, {"steps": "learned", "labels": "teacher"})
     bare = problem.images((1, 1))
     with pytest.raises(UserError, match=r"^steps=learned: the set has no step sizes of its own; give steps=train$"):

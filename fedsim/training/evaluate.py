@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from fedsim.config import Choice, Section
 from fedsim.data.images import Images
@@ -57,11 +57,13 @@ class EvaluationConfig(Section):
     """How networks are trained on a set: as `train` says, or by the steps that were learned with its images, which are
     stored in it (`dd`); random real images have none and are trained as `train` says."""
 
-    @model_validator(mode="after")
-    def _learned_on_classes(self) -> EvaluationConfig:
-        if self.steps == "learned" and self.labels != "hard":
-            raise ValueError(f"steps=learned with labels={self.labels}: such steps are for classes; valid: labels=hard")
-        return self
+    @field_validator("steps")
+    @classmethod
+    def _learned_on_classes(cls, steps: str, info: ValidationInfo) -> str:
+        labels = info.data.get("labels", "hard")
+        if steps == "learned" and labels != "hard":
+            raise ValueError(f"these steps were learned for classes, and labels is {labels}; valid: labels=hard")
+        return steps
 
     @property
     def needs_teacher(self) -> bool:

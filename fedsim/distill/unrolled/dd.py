@@ -33,7 +33,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
 from fedsim.catalog import resolve
@@ -96,11 +96,13 @@ class Config(Section):
             raise ValueError("a pool holds class means of its networks, and these are trained; valid: fresh, perturb")
         return networks
 
-    @model_validator(mode="after")
-    def _no_more_parts_than_images(self) -> Config:
-        if self.steps is not None and self.steps > self.ipc:
-            raise ValueError(f"steps={self.steps}: with ipc={self.ipc} some would have no image; valid: 1 to ipc")
-        return self
+    @field_validator("steps")
+    @classmethod
+    def _no_more_than_images(cls, steps: int | None, info: ValidationInfo) -> int | None:
+        ipc = info.data.get("ipc")
+        if steps is not None and ipc is not None and steps > ipc:
+            raise ValueError(f"with ipc={ipc} some parts would have no image; valid: 1 to ipc, or null")
+        return steps
 
     @property
     def parts(self) -> int:
