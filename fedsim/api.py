@@ -139,7 +139,7 @@ def evaluate_file(path: Path, data: str, assignments: list[str], seed: int) -> R
     result = evaluate(synthetic, images, model=model, seed=seed, compute=compute, **settings)
     return result.as_dict() | {
         "synthetic_images": len(synthetic),
-        "bits": scored_bits(synthetic, protocol["labels"]),
+        "bits": scored_bits(synthetic, protocol["labels"], protocol["steps"]),
         "protocol": protocol,
     }
 

@@ -48,6 +48,7 @@ CATALOG: dict[str, dict[str, str]] = {
         "idc": "fedsim.distill.gradient.idc:EfficientParameterization",
         "model_augmentation": "fedsim.distill.gradient.model_augmentation:ModelAugmentation",
         "meta_knowledge": "fedsim.distill.gradient.meta_knowledge:MetaKnowledge",
+        "dd": "fedsim.distill.unrolled.dd:DatasetDistillation",
         "class_means": "fedsim.distill.distribution.class_means:ClassMeans",
         "ncfm": "fedsim.distill.distribution.ncfm:NCFM",
         "random": "fedsim.distill.coresets.random:RandomSubset",

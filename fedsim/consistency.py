@@ -63,6 +63,9 @@ def check_central(config: Any) -> None:
             "evaluation.labels: soft takes the labels stored in a set, and this method makes none; "
             "give hard or teacher, or method.labels: learned (dc, dsa, idc, model_augmentation)"
         )
+    if config.evaluation.steps == "learned" and not getattr(method, "learns_rates", False):
+        raise UserError("evaluation.steps: learned trains by the steps stored in a set, and this method learns none; "
+                        "give train, or method dd")  # fmt: skip
     if config.data.zca is not None and (formation := getattr(method, "formation", 1)) > 1:
         raise UserError(
             f"method.formation={formation}: parts of a stored image are cut from plain pixels and cannot be whitened; "

@@ -57,7 +57,7 @@ def distill(run: RunDirectory, parts: Parts, terminal: Terminal) -> dict[str, An
         "small_classes": [],
         "model_sha256": None,
         "protocol": _protocol(config),
-        "storage_bits": scored_bits(sets[0], config.evaluation.labels),
+        "storage_bits": scored_bits(sets[0], config.evaluation.labels, config.evaluation.steps),
     }
 
 
@@ -179,16 +179,18 @@ def _compared(
     """Score of the sets, and of the control: each random subset trains one network, for as many steps as a set.
 
     Real images have no soft labels of their own: under `labels: soft` their labels are hard, as the result says. Under
-    `labels: teacher` the same teacher labels them.
+    `labels: teacher` the same teacher labels them. They have no step sizes either: under `steps: learned` they are
+    trained on as `train` says, for all its epochs.
     """
     found = _score(parts, sets, evaluation, "evaluation", teacher, terminal)
     controls: dict[str, Any] = {}
     if subsets:
         labels = "hard" if evaluation.labels == "soft" else evaluation.labels
         train = epochs_like(evaluation.train, len(subsets[0]), len(sets[0]))
-        alike = evaluation.model_copy(update={"nets": 1, "labels": labels, "train": train})
+        alike = evaluation.model_copy(update={"nets": 1, "labels": labels, "train": train, "steps": "train"})
         control = _score(parts, subsets, alike, "control", teacher, terminal)
         facts = {"accuracy": control.mean, "accuracy_ci": control.ci, "values": control.values}
+        facts |= {"steps": "train"} if evaluation.steps == "learned" else {}
         controls["random_subset"] = facts | {"labels": labels, "epochs": train.epochs}
     return {
         "accuracy": found.mean,

@@ -183,6 +183,7 @@ def summary(result: dict[str, Any]) -> list[str]:
     for name, control in result["controls"].items():
         labels = control.get("labels", "hard")
         apart = f" ({labels} labels)" if labels != result["protocol"]["labels"] else ""
+        apart = " (usual steps)" if "steps" in control else apart
         lines.append(f"  control {name}{apart}: {control['accuracy']:.4f}")
     if found := result.get("backdoor"):
         lines += _attacked(found)

@@ -77,6 +77,7 @@ from tests.reductions.gradient import (
     meta_knowledge,
     on_one_early_network,
     one_tiny_inner_step,
+    unrolled,
     where_images_start,
 )
 from tests.reductions.privacy import dm_of_new_networks_and_all_images, private_per_step_without_noise
@@ -151,6 +152,16 @@ TABLE = [
         "meta_knowledge", "α → 0 → gradients matched by inner product",
         one_tiny_inner_step, climbing_the_inner_product, 5e-5,
     ),
+    Reduction(
+        "dd", "one part, fixed rates → meta_knowledge with equal weights",
+        unrolled, lambda: meta_knowledge(weights="equal", inner_steps=3), 1e-6,
+    ),
+    Reduction(
+        "dd", "the same from a new network every step",
+        lambda: unrolled(networks="fresh"),
+        lambda: meta_knowledge(weights="equal", inner_steps=3, networks="fresh"), 1e-6,
+    ),
+    Reduction("dd", "η → 0 → S stays", lambda: unrolled(rate=1e-12), where_images_start, 1e-9),
     Reduction("perturb", "ρ → 0 is w_r", lambda: perturbed(1e-12), lambda: flatten(state(problem.convnet())), 1e-11),
     Reduction(
         "random", "ipc ≥ n_c → the class",

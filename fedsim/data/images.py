@@ -38,12 +38,14 @@ class Images:
     """Probabilities of the classes, to train on in the place of `labels`; None for most images."""
     weights: Float[Tensor, "n"] | None = None
     """What each counts for in a training, mean 1 (weights.py); None: all the same."""
+    rates: Float[Tensor, "e s"] | None = None
+    """Step sizes learned for these images in this order (rates.py); None for most images."""
 
     def __len__(self) -> int:
         return self.labels.shape[0]
 
     def take(self, index: Int64[Tensor, "m"]) -> Images:
-        """The images at `index`, in that order."""
+        """The images at `index`, in that order, without the rates of all of them."""
         soft = self.soft[index] if self.soft is not None else None
         weights = self.weights[index] if self.weights is not None else None
         return Images(self.pixels[index], self.labels[index], soft, weights)
@@ -52,7 +54,7 @@ class Images:
         """The same images on another device."""
         soft = self.soft.to(device) if self.soft is not None else None
         weights = self.weights.to(device) if self.weights is not None else None
-        return Images(self.pixels.to(device), self.labels.to(device), soft, weights)
+        return Images(self.pixels.to(device), self.labels.to(device), soft, weights, self.rates)
 
     def hard(self) -> Images:
         """The same images without soft labels."""

@@ -26,6 +26,7 @@ from torch import Tensor
 from fedsim.config import Section, first_error
 from fedsim.data import formation as multi
 from fedsim.data import pictures, probabilities, zca
+from fedsim.data import rates as schedule
 from fedsim.data import weights as scale
 from fedsim.data.images import Images
 from fedsim.data.transforms import Normalise
@@ -71,6 +72,8 @@ class SyntheticSet:
     """Soft labels, learned or given (probabilities.py); they are part of the release."""
     weights: Float32[Tensor, "m"] | None = None
     """How many records each stands for (weights.py), estimated and released; None: all count the same."""
+    rates: Float32[Tensor, "e s"] | None = None
+    """Learned step sizes (rates.py), of the set on disk; they do not travel in a federation."""
     zca: Whitening | None = None
     """What follows the normalisation, or None: d + 2d² floats that describe the data set, the same in all its sets."""
 
@@ -92,10 +95,10 @@ class SyntheticSet:
         soft = probabilities.used(self.soft).repeat_interleave(parts, 0) if self.soft is not None else None
         pixels = multi.decode_bytes(self.images, self.formation)
         weights = scale.mean_one(self.weights.repeat_interleave(parts)) if self.weights is not None else None
-        return Images(pixels, self.labels.repeat_interleave(parts), soft, weights)
+        return Images(pixels, self.labels.repeat_interleave(parts), soft, weights, self.rates)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What is stored and sent, by name; `soft` and `weights` only where there are some."""
+        """What is stored and sent, by name; `soft` and `weights` only where there are some. `rates` are stored only."""
         found = {"images": self.images, "labels": self.labels, "soft": self.soft, "weights": self.weights}
         return {name: value for name, value in found.items() if value is not None}
 
@@ -104,12 +107,12 @@ class SyntheticSet:
         return torch.bincount(self.labels, minlength=self.num_classes)
 
     def bits(self) -> int:
-        """Storage: 8 bits per pixel value, and ⌈log₂ k⌉ bits per label or, in its place, 16 · k per soft label.
+        """Storage: 8 bits per pixel value, ⌈log₂ k⌉ per label or, in its place, 16 · k per soft label, 32 per rate.
 
         `zca` is left out.
         """
         each = max(1, math.ceil(math.log2(max(2, self.num_classes)))) if self.soft is None else 16 * self.num_classes
-        return self.images.numel() * 8 + len(self) * each
+        return self.images.numel() * 8 + len(self) * each + (32 * self.rates.numel() if self.rates is not None else 0)
 
     def encode(self) -> bytes:
         """The content of one safetensors file."""
@@ -118,6 +121,7 @@ class SyntheticSet:
         if self.formation > 1:  # left out otherwise, so that equal sets stay equal files
             header |= {"formation": self.formation}
         tensors = {name: value.contiguous().cpu() for name, value in self.tensors().items()}
+        tensors |= {"rates": self.rates.contiguous().cpu()} if self.rates is not None else {}
         tensors |= self.zca.on(torch.device("cpu")).tensors() if self.zca is not None else {}
         return _sorted_header(encode(tensors, {"format": FORMAT, "fedsim": json.dumps(header, sort_keys=True)}))
 
@@ -141,7 +145,7 @@ class SyntheticSet:
         if (
             meta.get("format") != FORMAT
             or "fedsim" not in meta
-            or set(tensors) - {"soft", "weights"} != {"images", "labels"}
+            or set(tensors) - {"soft", "weights", "rates"} != {"images", "labels"}
         ):
             raise UserError(f"{path} is safetensors but not a synthetic set; give a file that fedsim wrote")
         try:
@@ -150,24 +154,26 @@ class SyntheticSet:
             where, line = first_error(error, _Header)
             raise UserError(f"synthetic set {path} is damaged: header {where}: {line}") from error
         images, labels = tensors["images"], tensors["labels"]
-        soft, weights = tensors.get("soft"), tensors.get("weights")
+        soft, weights, rates = (tensors.get(name) for name in ("soft", "weights", "rates"))
         problem = check_tensors(images, labels, len(header.classes), tuple(images.shape[1:]), soft)
-        problem = problem or scale.problem(weights, len(labels))
+        problem = problem or scale.problem(weights, len(labels)) or schedule.problem(rates, header.formation)
         if problem is None and not images.shape[1] == len(header.mean) == len(header.std):
             problem = f"{len(header.mean)} means and {len(header.std)} deviations for {images.shape[1]} channels"
         problem = problem or multi.problem(header.formation, *images.shape[2:])
         problem = problem or zca.problem(whitening, math.prod(images.shape[1:]))
         if problem is not None:
             raise UserError(f"synthetic set {path} is damaged: {problem}")
-        return cls(images, labels, **dict(header), soft=soft, weights=weights, zca=Whitening.of(whitening))
+        rest = {"soft": soft, "weights": weights, "rates": rates, "zca": Whitening.of(whitening)}
+        return cls(images, labels, **dict(header), **rest)
 
     def problem(self, num_classes: int, image_shape: tuple[int, ...]) -> str | None:
         """What is wrong with the tensors for a task of `num_classes` and `image_shape`, or None."""
         return check_tensors(self.images, self.labels, num_classes, image_shape, self.soft)
 
     def save_npz(self, path: Path | str) -> None:
-        """Export images (m, c, h, w) uint8, labels, soft labels if any and class names as plain numpy."""
-        arrays: dict[str, Any] = {name: value.numpy() for name, value in self.tensors().items()}
+        """Export images (m, c, h, w) uint8, labels, class names, and what else there is, as plain numpy."""
+        found = self.tensors() | ({"rates": self.rates} if self.rates is not None else {})
+        arrays: dict[str, Any] = {name: value.numpy() for name, value in found.items()}
         np.savez_compressed(path, **arrays, classes=np.array(self.classes))
 
     def save_png(self, path: Path | str, per_row: int | None = None, scale: int = 2) -> None:

@@ -204,6 +204,14 @@ def real_batches(task: Task, per_class: int, rng: torch.Generator) -> list[UInt8
     return by_class(pixels, torch.bincount(labels, minlength=len(budget)).tolist())
 
 
+def real_batch(task: Task, per_class: int, rng: torch.Generator) -> tuple[Float[Tensor, "n c h w"], Int64[Tensor, "n"]]:
+    """Up to `per_class` random real images (0: all) of each class that has a budget, with their labels."""
+    parts = real_batches(task, per_class, rng)
+    sizes = torch.tensor([len(part) for part in parts])
+    labels = torch.repeat_interleave(task.present.cpu(), sizes).to(task.device)
+    return task.normalise(torch.cat(parts)), labels
+
+
 def real_gradients(
     task: Task, per_class: int, see: Callable[[Tensor, int], Tensor], rng: torch.Generator
 ) -> Iterator[Gradients]:

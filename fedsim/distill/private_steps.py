@@ -22,6 +22,7 @@ REFUSED = dict.fromkeys(("random", "herding", "k_center", "forgetting", "k_means
     "model_augmentation": "its early networks are trained on real images",
     "cafe": "its discrimination term scores every real image against the class centres of others",
     "datadam": "its attention is normalised over a sum, so that no record has a part of the gradient of its own",
+    "dd": "it learns rates beside images from the same gradients, and no clipped form of that is built",
     "class_means": "it takes one sum of pixels and no gradient; privacy: features releases that once",
     "ncfm": "its characteristic functions enter the loss by a modulus and a phase of their mean over real images",
 }

@@ -43,6 +43,7 @@ def incomparable(runs: Sequence[RunView]) -> list[str]:
         "share of val": [run.config["data"].get("val") for run in runs],
         "kind of run (federated or central)": [run.federated for run in runs],
         "label regime": [run.labels for run in runs],
+        "kind of training (learned steps or usual ones)": [run.learned_steps for run in runs],
     }
     return [what for what, found in facts.items() if any(one != found[0] for one in found)]
 

@@ -22,7 +22,7 @@ class Row:
     ipc: str
     """Synthetic images per class."""
     labels: str
-    """Label regime of the evaluation."""
+    """Label regime of the evaluation, and whether networks took steps that were learned with the set."""
     rounds: str
     n: int
     """Values that the interval rests on."""
@@ -31,7 +31,7 @@ class Row:
     accuracy: str
     """Percent, with its 95% interval."""
     control: str
-    """Percent, and the label regime where it is not that of the result."""
+    """Percent, and the label regime or the training where it is not that of the result."""
     difference: str
     """Accuracy − control in points, with its 95% interval."""
     uplink_mb: str

@@ -73,7 +73,7 @@ def _row(group: Sequence[tuple[Raw, dict[str, Any]]]) -> Row:
         model=model_label(config["model"]),
         method=" · ".join(str(part["name"]) for part in chosen if part),
         ipc=str((config.get("method") or {}).get("ipc", "")),
-        labels=str(first["protocol"].get("labels", "hard")),
+        labels=str(first["protocol"].get("labels", "hard")) + _by_learned_steps(first["protocol"]),
         rounds=str(first["rounds"] or ""),
         n=n,
         over=over,
@@ -154,7 +154,13 @@ def _apart(result: dict[str, Any]) -> str:
     """The first control's label regime where it is another than the result's."""
     control = next(iter(result["controls"].values()), {})
     ours, theirs = result["protocol"].get("labels", "hard"), control.get("labels", "hard")
-    return f" ({theirs} labels)" if "labels" in control and ours != theirs else ""
+    usual = " (usual steps)" if "steps" in control else ""
+    return f" ({theirs} labels)" if "labels" in control and ours != theirs else usual
+
+
+def _by_learned_steps(protocol: Raw) -> str:
+    """What is added to the label regime where a set is trained on by steps that were learned with it."""
+    return ", learned steps" if protocol.get("steps") == "learned" else ""
 
 
 def data_label(data: Raw) -> str:

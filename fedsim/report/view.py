@@ -92,6 +92,11 @@ class RunView:
         return "soft" if (self.config.get("method") or {}).get("labels") == "learned" else "hard"
 
     @property
+    def learned_steps(self) -> bool:
+        """Whether networks were scored after steps that were learned with the sets (`evaluation.steps`)."""
+        return (self.config.get("evaluation") or {}).get("steps") == "learned"
+
+    @property
     def images_per_class(self) -> int:
         """Synthetic images per class, 0 where none are made."""
         return int((self.config.get("method") or {}).get("ipc", 0))

@@ -2,7 +2,8 @@
 
 Last iterate (never the best epoch), the set in its byte form, labels as the regime says: what is reached under one
 regime is no match for what is reached under another, since soft labels carry knowledge of the real images beside the
-pixels. They are part of the release then, in storage and in privacy, be they learned or a teacher's (teacher.py).
+pixels. They are part of the release then, in storage and in privacy, be they learned or a teacher's (teacher.py). So
+are learned step sizes (data/rates.py) under `steps: learned`.
 
 With several sets the spread is over sets: the networks of one set share its luck, so degrees of freedom are sets − 1;
 with one set it is over networks, and says so.
@@ -12,10 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from fedsim.config import Choice, Section
 from fedsim.data.images import Images
@@ -27,7 +28,7 @@ from fedsim.seeding import Streams
 from fedsim.training.ensemble import fit_together
 from fedsim.training.intervals import mean_ci
 from fedsim.training.teacher import labelled, trained
-from fedsim.training.train import TrainConfig, accuracy, fit
+from fedsim.training.train import TrainConfig, accuracy, fit, follow
 from fedsim.types import UserError
 
 Regime = Literal["hard", "soft", "teacher"]
@@ -37,6 +38,7 @@ Regime = Literal["hard", "soft", "teacher"]
 class EvaluationConfig(Section):
     """How a synthetic set is scored."""
 
+    later: ClassVar[tuple[str, ...]] = ("steps",)
     nets: int = Field(default=3, ge=1)
     """Freshly initialised networks trained on each set."""
     labels: Regime = "hard"
@@ -51,6 +53,17 @@ class EvaluationConfig(Section):
     """How each of these networks is trained."""
     model: Choice("model") | None = None  # pyright: ignore[reportInvalidTypeForm]
     """Architecture to score with; null: the one the set was condensed with."""
+    steps: Literal["train", "learned"] = "train"
+    """How networks are trained on a set: as `train` says, or by the steps that were learned with its images, which are
+    stored in it (`dd`); random real images have none and are trained as `train` says."""
+
+    @field_validator("steps")
+    @classmethod
+    def _learned_on_classes(cls, steps: str, info: ValidationInfo) -> str:
+        labels = info.data.get("labels", "hard")
+        if steps == "learned" and labels != "hard":
+            raise ValueError(f"these steps were learned for classes, and labels is {labels}; valid: labels=hard")
+        return steps
 
     @property
     def needs_teacher(self) -> bool:
@@ -101,7 +114,7 @@ def score(
     The networks of a set are trained one after another, or together where `execution.ensemble` is vmap.
     """
     values: list[list[float]] = []
-    size = config.nets if execution.ensemble == "vmap" else 1
+    size = config.nets if execution.ensemble == "vmap" and config.steps == "train" else 1
     sets = [_under(config, images, teacher, normalise, execution) for images in sets]
     for number, images in enumerate(sets):
         row: list[float] = []
@@ -109,7 +122,9 @@ def score(
             heres = [streams.at("set", number, "net", first + offset) for offset in range(size)]
             networks = [fresh(here.generator("init")) for here in heres]
             rngs = [here.generator("train") for here in heres]
-            if size == 1:
+            if config.steps == "learned":
+                follow(networks[0], images, normalise, execution=execution)
+            elif size == 1:
                 fit(networks[0], images, normalise, config.train, rngs[0], execution=execution)
             else:
                 fit_together(networks, images, normalise, config.train, rngs, execution=execution)
@@ -135,8 +150,12 @@ def teacher_of(
     return trained(real, normalise, config.teacher or config.train, fresh, streams, execution=execution)
 
 
-def scored_bits(synthetic: SyntheticSet, labels: Regime) -> int:
-    """Storage of what is scored: without stored soft labels under `hard`, with one per image seen under `teacher`."""
+def scored_bits(synthetic: SyntheticSet, labels: Regime, steps: Literal["train", "learned"] = "train") -> int:
+    """Storage of what is scored: without stored soft labels under `hard`, with one per image seen under `teacher`.
+
+    Step sizes count where they are used.
+    """
+    synthetic = synthetic if steps == "learned" else replace(synthetic, rates=None)
     if labels == "soft":
         return synthetic.bits()
     hard = replace(synthetic, soft=None)
@@ -149,6 +168,8 @@ def _under(
     config: EvaluationConfig, images: Images, teacher: Network | None, normalise: Normalise, execution: Execution
 ) -> Images:
     """The images with the labels of the regime."""
+    if config.steps == "learned" and images.rates is None:
+        raise UserError("steps=learned: the set has no step sizes of its own; give steps=train")
     if config.labels == "hard":
         return images.hard()
     if config.labels == "soft":

@@ -121,7 +121,7 @@ def rank(
     trainings[like] = given
 
     def scored(sets: Sequence[Images], training: TrainConfig) -> Score:
-        how = evaluation.model_copy(update={"train": training, "labels": "hard"})
+        how = evaluation.model_copy(update={"train": training, "labels": "hard", "steps": "train"})
         return score(sets, test, normalise, how, fresh, streams, execution=execution)
 
     found = {"real given": scored([real], config.real or given)}

@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedsim.config import Section
+from fedsim.data import rates as schedule
 from fedsim.data.augment import Config as DSAConfig
 from fedsim.data.augment import augment, draw
 from fedsim.data.cutmix import Config as CutMixConfig
@@ -96,6 +97,27 @@ def fit(
         loss /= len(images)
         if progress is not None:
             progress(epoch + 1, float(loss))
+    network.eval()
+    return float(loss)
+
+
+def follow(network: Network, images: Images, normalise: Normalise, *, execution: Execution = AS_WRITTEN) -> float:
+    """Train `network` in place by the steps that were learned with `images` (data/rates.py); return the last loss.
+
+    Plain SGD, no augmentation and nothing random: `images.rates` must be there.
+    """
+    assert images.rates is not None
+    runner, optimiser = Runner(network, execution), torch.optim.SGD(network.parameters(), lr=0.0)
+    network.train()
+    parts = [images.take(rows) for rows in schedule.parts(images.labels, images.rates.shape[1])]
+    loss = torch.zeros((), device=images.pixels.device)
+    for rates in images.rates.tolist():
+        for rate, part in zip(rates, parts, strict=True):
+            if len(part):
+                optimiser.param_groups[0]["lr"] = rate
+                optimiser.zero_grad()
+                loss = _backward(runner, normalise(part.pixels), part.targets)
+                optimiser.step()
     network.eval()
     return float(loss)
 

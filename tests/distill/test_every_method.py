@@ -118,8 +118,10 @@ FEDERATED: dict[str, dict[str, Any]] = {
     "cafe": {"iterations": 3, "batch_real": 4, "query": 2, "inner_epochs": 1},
     "model_augmentation": {"iterations": 2, "batch_real": 4, "networks": {"name": "early", "size": 1, "epochs": 1}},
     "k_center": {"pretrain": {"epochs": 1}},
+    "dd": {"iterations": 2, "batch_real": 4},
 }
-"""One that trains its network on the images, one that keeps trained networks, and a selection; made cheap."""
+"""One that trains its network on the images, one that keeps trained networks, a selection, and one whose sets hold what
+does not travel; made cheap."""
 
 
 @pytest.mark.parametrize("name", FEDERATED)

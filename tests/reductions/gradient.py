@@ -24,6 +24,8 @@ from fedsim.distill.gradient.model_augmentation import Config as ModelAugmentati
 from fedsim.distill.gradient.model_augmentation import EarlyConfig, EarlyStage, ModelAugmentation
 from fedsim.distill.networks import PerturbConfig, Radius
 from fedsim.distill.pixels import start
+from fedsim.distill.unrolled.dd import Config as DDConfig
+from fedsim.distill.unrolled.dd import DatasetDistillation
 from fedsim.models.functional import unflatten
 from fedsim.seeding import stream
 from tests.reference import dm as problem
@@ -89,6 +91,14 @@ def climbing_the_inner_product() -> Tensor:
     (uphill,) = torch.autograd.grad(product, pixels)
     start = pixels.detach()
     return (problem.NORMALISE.project(start + uphill) - start).double()
+
+
+def unrolled(**settings: Any) -> Tensor:
+    """The images of dataset distillation as `meta_knowledge` has them: all in one part, three times, at fixed rates."""
+    plain = {"ipc": 2, "batch_real": 2, "optimiser": "sgd", "momentum": 0.0, "lr": 0.3, "steps": 1, "epochs": 3}
+    plain |= {"rate": 0.3, "lr_rates": 0.0}
+    method = DatasetDistillation(DDConfig(**plain | settings))
+    return gradients_matched(method, problem.task(around=True))
 
 
 def meta_step(**settings: Any) -> Tensor:

@@ -178,6 +178,7 @@ REFUSED = dict.fromkeys(("random", "herding", "k_center", "forgetting", "k_means
     "dsa": GRADIENTS,
     "idc": GRADIENTS,
     "meta_knowledge": GRADIENTS,
+    "dd": "it descends the loss of a batch, whose records would have to be clipped one by one",
     "model_augmentation": "its networks are trained on real images",
     "cafe": "its discrimination term scores every real image against the class centres",
     "datadam": "attention and embedding are weighted apart, and no clipping norm is known for both",

@@ -43,7 +43,7 @@ from fedsim.catalog import resolve
 from fedsim.config import Choice, Section
 from fedsim.data.synthetic import SyntheticSet
 from fedsim.distill.base import Task
-from fedsim.distill.class_gradients import Gradients, no_class_sums, real_batches
+from fedsim.distill.class_gradients import Gradients, no_class_sums, real_batch
 from fedsim.distill.cost import Passes, batch_size
 from fedsim.distill.descent import Images, descend
 from fedsim.distill.inner_training import put
@@ -228,14 +228,6 @@ class MetaKnowledge:
         if self.source is not None:
             return self.source.draw(task, artifacts, rng, step).params
         return task.start if task.start is not None else task.fresh(rng)
-
-
-def real_batch(task: Task, per_class: int, rng: torch.Generator) -> tuple[Float[Tensor, "n c h w"], Int64[Tensor, "n"]]:
-    """Up to `per_class` random real images (0: all) of each class that has a budget, with their labels."""
-    parts = real_batches(task, per_class, rng)
-    sizes = torch.tensor([len(part) for part in parts])
-    labels = torch.repeat_interleave(task.present.cpu(), sizes).to(task.device)
-    return task.normalise(torch.cat(parts)), labels
 
 
 @torch.no_grad()

@@ -207,7 +207,7 @@ def test_what_would_release_more_than_is_paid_is_refused_before_any_work(changes
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("name", ["cafe", "datadam", "dc", "herding"])
+@pytest.mark.parametrize("name", ["cafe", "datadam", "dc", "dd", "herding"])
 def test_methods_that_are_no_noisy_class_sum_are_refused_with_the_reason(name):
     raw = merge(parse_yaml(TINY, "test"), {"privacy": PRIVACY}) | {"method": {"name": name}}
     with pytest.raises(UserError, match=f"^privacy: method {name}: .*; valid: dm$"):
