@@ -12,12 +12,15 @@ from fedsim.audit.schema import AuditRun, load_audit
 from fedsim.config import digest, dump, merge, parse_yaml, to_yaml, validate
 from fedsim.federated.algorithms.feddm import FedDM
 from fedsim.schema import Distillation, FederatedRun, load_distillation, load_run, resolve
+from fedsim.sweep import load_sweep
 from fedsim.types import UserError
 from tests.reference.tiny_run import CENTRAL, TINY
 
 FOLDER = Path(__file__).parent.parent / "configs"
 AUDITS = sorted(FOLDER.glob("audit/*.yaml"))
-CONFIGS = sorted(path for path in FOLDER.rglob("*.yaml") if path not in AUDITS)
+OTHERS = [path for path in FOLDER.rglob("*.yaml") if path not in AUDITS]
+SWEEPS = sorted(path for path in OTHERS if "rows" in yaml.safe_load(path.read_text()))
+CONFIGS = sorted(path for path in OTHERS if path not in SWEEPS)
 
 
 def raw(text: str = TINY, **changes: Any) -> dict[str, Any]:
@@ -30,6 +33,14 @@ def test_every_audit_of_the_repository_loads_and_is_written_back_as_it_is(path):
     again = validate(AuditRun, parse_yaml(to_yaml(config), "test"))
     assert again == config
     assert digest(again) == digest(config)
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_sweep_of_the_repository_loads(path):
+    sweep, plans = load_sweep(path)
+    assert sweep.name == path.stem
+    assert len(plans) == len(sweep.rows) * len(sweep.columns) * len(sweep.seeds)
+    assert len({digest(plan.config) for plan in plans}) == len(sweep.rows) * len(sweep.columns)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
