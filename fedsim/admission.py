@@ -29,7 +29,7 @@ def check(parts: Parts) -> None:
     watched = config.engine.name != "local" or config.compute.workers > 0
     check_faults(config.faults, clients, config.rounds, watched=watched)
     check_attackers(config.attackers, clients, config.rounds, parts.dataset.num_classes)
-    check_defences(parts.defences, sets=parts.algorithm().budget(parts.setting) > 0)
+    check_defences(parts.defences, parts.algorithm(), parts.setting)
     _check_algorithm(parts, config)
     parts.roll.check(config.participation, config.rounds, parts.streams)
 
