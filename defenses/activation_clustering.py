@@ -9,7 +9,8 @@
 
 Source  Chen, Carvalho, Baracaldo, Ludwig, Edwards, Lee, Molloy, Srivastava, "Detecting Backdoor Attacks on Deep Neural
         Networks by Activation Clustering", SafeAI 2019, arXiv 1811.03728 (2018), Algorithm 1, section 4.
-Code    none read; 35 % and a silhouette of 0.1 are those of the Adversarial Robustness Toolbox.
+Code    none read; 35 % and a silhouette of 0.1 are the defaults of the Adversarial Robustness Toolbox. With three
+        components one cloud of tens of rows, cut in two, has more than 0.1, so the threshold here is 0.3.
 Differs principal components, not independent ones, and 3, not 10: a class has tens of rows, and every component kept
         takes 3 of them; a class with fewer rows, or fewer than three clients, is not looked at, and a client without
         such a class is not judged. 2-means starts from the sign of the first component, so nothing is drawn.
@@ -49,7 +50,7 @@ class Config(Section):
     """Principal components that are kept; published: 10, of thousands of rows."""
     relative_size: float = Field(default=0.35, gt=0, le=0.5)
     """Share of a class's rows below which its smaller cluster is suspicious."""
-    threshold: float = Field(default=0.1, gt=0, lt=1)
+    threshold: float = Field(default=0.3, gt=0, lt=1)
     """Score beyond which an upload is left out: the silhouette where all its rows of a class are in the smaller
     cluster; calibrate it on clean rounds (`suspicion.threshold_at`)."""
 

@@ -45,6 +45,7 @@ from fedsim.federated.base import Algorithm, ServerState, Setting, Upload, netwo
 from fedsim.federated.defences import Sends
 from fedsim.models.execution import Runner
 from fedsim.models.functional import flatten, has_batch_norm, state, trainable_names, unflatten
+from fedsim.models.network import Network
 from fedsim.seeding import Streams
 from fedsim.training.train import TrainConfig, learning_rate, seen
 from fedsim.types import UserError
@@ -83,19 +84,19 @@ class RobustAggregation:
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def check(self, algorithm: Algorithm, setting: Setting) -> None:
+    def check(self, algorithm: Algorithm, network: Network, clients: int) -> None:
         """Too few clients; an algorithm that the rule does not fit."""
-        rules.require(self.config.rule, setting.clients, self.config.malicious)
+        rules.require(self.config.rule, clients, self.config.malicious)
         own = cast(Any, algorithm).config
         name = getattr(own, "name", type(algorithm).__name__)
-        if algorithm.budget(setting) > 0:
+        if algorithm.method_defaults is not None:
             if not hasattr(algorithm, "train_on"):
                 raise UserError(f"robust_aggregation: algorithm {name} has no train_on, whose place is to be taken; "
                                 "valid: feddm, fedmk, one_shot")  # fmt: skip
             if getattr(own, "generator", None) is not None:
                 raise UserError("robust_aggregation: the images of algorithm.generator belong to no client; give "
                                 "algorithm.generator: null")  # fmt: skip
-            if has_batch_norm(setting.first_network()):
+            if has_batch_norm(network):
                 raise UserError("robust_aggregation: the running statistics of a batch norm are averages that no rule "
                                 "protects; choose another model.norm")  # fmt: skip
         elif name in UNFIT:
@@ -106,7 +107,7 @@ class RobustAggregation:
         self, algorithm: Algorithm, setting: Setting, state: ServerState, uploads: Sequence[Upload], streams: Streams
     ) -> tuple[ServerState, dict[str, float]]:
         """The algorithm's own server, with another training or another average; what else it remembers stays."""
-        if algorithm.budget(setting) == 0:
+        if algorithm.method_defaults is None:
             return self._of_weights(algorithm, setting, state, uploads, streams)
         sizes = [(one.client, _size(one)) for one in uploads]
         own: Any = copy(algorithm)

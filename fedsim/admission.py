@@ -6,7 +6,7 @@ from fedsim.build import Parts
 from fedsim.distill import private
 from fedsim.distill.pool import radius_of
 from fedsim.federated.attackers import check_attackers
-from fedsim.federated.defences import check_defences
+from fedsim.federated.defences import check_aggregation, check_defences
 from fedsim.federated.faults import check_faults
 from fedsim.models.functional import has_batch_norm
 from fedsim.schema import Distillation, FederatedRun
@@ -29,7 +29,7 @@ def check(parts: Parts) -> None:
     watched = config.engine.name != "local" or config.compute.workers > 0
     check_faults(config.faults, clients, config.rounds, watched=watched)
     check_attackers(config.attackers, clients, config.rounds, parts.dataset.num_classes)
-    check_defences(parts.defences, parts.algorithm(), parts.setting)
+    check_defences(parts.defences, sets=config.method is not None)
     _check_algorithm(parts, config)
     parts.roll.check(config.participation, config.rounds, parts.streams)
 
@@ -46,6 +46,8 @@ def _check_algorithm(parts: Parts, config: FederatedRun) -> None:
             f"method.networks: draws around the server's weights, which {config.algorithm.name} does not send; "
             "valid here: fresh, or pool or early with around: fresh"
         )
+    holding = sum(len(positions) > 0 for positions in parts.split.client)
+    check_aggregation(parts.defences, algorithm, parts.fresh()(parts.streams.generator("template")), holding)
     together = getattr(networks, "shared", False) and config.participation.per_node > 1
     if together and has_batch_norm(parts.fresh()(parts.streams.generator("template"))):
         raise UserError(

@@ -15,6 +15,7 @@ from functools import partial
 from typing import ClassVar, Literal, Protocol, overload, runtime_checkable
 
 from fedsim.federated.base import Algorithm, ServerState, Setting, Upload
+from fedsim.models.network import Network
 from fedsim.seeding import Streams
 from fedsim.types import UserError
 
@@ -58,8 +59,8 @@ class Aggregation(Protocol):
 
     sends: ClassVar[Sends]
 
-    def check(self, algorithm: Algorithm, setting: Setting) -> None:
-        """Refuse, by a `UserError`, an algorithm whose server it cannot stand in for."""
+    def check(self, algorithm: Algorithm, network: Network, clients: int) -> None:
+        """Refuse, by a `UserError`, a server that it cannot stand in for, of that model and `clients` with images."""
         ...
 
     def aggregate(
@@ -147,18 +148,26 @@ def verdicts_in(metrics: Mapping[str, float]) -> dict[str, list[Verdict]]:
     return found
 
 
-def check_defences(defences: Mapping[str, Filter | Aggregation], algorithm: Algorithm, setting: Setting) -> None:
-    """Refuse a defence that would have nothing to look at, two aggregations, and one that cannot stand in here."""
-    here = "synthetic" if algorithm.budget(setting) > 0 else "weights"
+def check_defences(defences: Mapping[str, Filter | Aggregation], *, sets: bool) -> None:
+    """Refuse a defence that would have nothing to look at (`sets`: clients upload synthetic images), and two
+    aggregations."""
+    here = "synthetic" if sets else "weights"
     for name, defence in defences.items():
         if defence.sends not in ("any", here):
             raise UserError(
                 f"defenses: {name} looks at {defence.sends}, and clients of this algorithm upload {here}; leave it "
                 "out, or choose another algorithm"
             )
-    aggregations = {name: defence for name, defence in defences.items() if not isinstance(defence, Filter)}
+    aggregations = [name for name, defence in defences.items() if not isinstance(defence, Filter)]
     if len(aggregations) > 1:
         raise UserError(f"defenses: {' and '.join(aggregations)} both take the place of the server's training; valid: "
                         "one of them")  # fmt: skip
-    for defence in aggregations.values():
-        defence.check(algorithm, setting)
+
+
+def check_aggregation(
+    defences: Mapping[str, Filter | Aggregation], algorithm: Algorithm, network: Network, clients: int
+) -> None:
+    """Refuse an aggregation that cannot stand in for this algorithm's server, before any client works."""
+    for defence in defences.values():
+        if not isinstance(defence, Filter):
+            defence.check(algorithm, network, clients)
