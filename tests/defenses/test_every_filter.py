@@ -30,9 +30,13 @@ RUN: dict[str, Any] = {
 }  # fmt: skip
 
 
+QUICK: dict[str, dict[str, Any]] = {"influence": {"steps": 4}}
+NEVER = {name: {"threshold": 0.99 if name == "activation_clustering" else 1e9} for name in SYNTHETIC}
+
+
 def build(name: str, **settings: Any) -> Any:
     found = catalog.resolve("defense", name)
-    return found(found.Config(**settings))
+    return found(found.Config(**QUICK.get(name, {}), **settings))
 
 
 def content(uploads: Any) -> list[bytes]:
@@ -49,8 +53,7 @@ def test_where_none_is_flagged_the_uploads_are_the_very_same_bytes(name: str) ->
     here, uploads = reference.setting(), reference.uploads(6)
     before, first = content(uploads), reference.before(here)
     weights = {key: value.clone() for key, value in first.weights.items()}
-    never = {"threshold": 0.99 if name == "activation_clustering" else 1e9}
-    found = build(name, **never).inspect(here, first, uploads, Streams(0))
+    found = build(name, **NEVER[name]).inspect(here, first, uploads, Streams(0))
     assert [one.client for one in found] == [one.client for one in uploads]
     assert not any(one.flagged for one in found)
     after = kept(uploads, found)
@@ -96,22 +99,28 @@ def run(folder: Path, defenses: list[Any]) -> dict[str, Any]:
     return json.loads(result.read_text()) | {"metrics": [json.loads(one)["metrics"] for one in rounds]}
 
 
-def test_a_run_in_which_nobody_is_flagged_ends_with_the_same_model(tmp_path: Path) -> None:
-    """One filter after another, each alone and all of them; then one that flags somebody."""
-    plain = run(tmp_path / "plain", [])
-    never = [{"name": name, "threshold": 0.99 if name == "activation_clustering" else 1e9} for name in SYNTHETIC]
-    for place, defenses in enumerate([*([one] for one in never), never]):
-        found = run(tmp_path / str(place), defenses)
-        assert found["model_sha256"] == plain["model_sha256"], defenses
-        for name in (one["name"] for one in defenses):
-            scores = [key for key in found["metrics"][0] if key.startswith(f"defence.{name}.score.")]
-            assert len(scores) == 5
-    strict = run(tmp_path / "strict", [{"name": "upload_checks", "threshold": 0.1}])
-    assert strict["model_sha256"] != plain["model_sha256"]
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The tiny run without a defence."""
+    return run(tmp_path_factory.mktemp("plain"), [])
 
 
-def test_a_run_with_robust_aggregation(tmp_path: Path) -> None:
-    plain, found = run(tmp_path / "plain", []), run(tmp_path / "krum", ["robust_aggregation"])
+def test_a_run_in_which_nobody_is_flagged_ends_with_the_same_model(tmp_path: Path, plain: dict[str, Any]) -> None:
+    found = run(tmp_path, [{"name": name, **QUICK.get(name, {}), **NEVER[name]} for name in SYNTHETIC])
+    assert found["model_sha256"] == plain["model_sha256"]
+    for name in SYNTHETIC:
+        scores = [key for key in found["metrics"][1] if key.startswith(f"defence.{name}.score.")]
+        assert len(scores) == 5
+        assert not any(found["metrics"][1][key.replace("score", "flagged")] for key in scores)
+
+
+def test_a_run_in_which_somebody_is_flagged_does_not(tmp_path: Path, plain: dict[str, Any]) -> None:
+    found = run(tmp_path, [{"name": "upload_checks", "threshold": 0.1}])
+    assert found["model_sha256"] != plain["model_sha256"]
+
+
+def test_a_run_with_robust_aggregation(tmp_path: Path, plain: dict[str, Any]) -> None:
+    found = run(tmp_path, ["robust_aggregation"])
     assert found["model_sha256"] != plain["model_sha256"]
     shares = [found["metrics"][0][f"defence.robust_aggregation.share.{client}"] for client in range(5)]
     assert sum(shares) == pytest.approx(1)
