@@ -118,14 +118,16 @@ class RobustAggregation:
         self, algorithm: Algorithm, setting: Setting, before: ServerState, uploads: Sequence[Upload], streams: Streams
     ) -> tuple[ServerState, dict[str, float]]:
         start = {name: value.cpu() for name, value in before.weights.items()}
-        first, ways, clients, counts = flatten(start), [], [], []
+        first, ways, clients, counts, last = flatten(start), [], [], [], []
         for upload in uploads:
             assert upload.weights is not None, "the contract refuses an upload without weights"
             ways.append(flatten(upload.weights) - first)
             clients.append(upload.client)
             counts.append(upload.examples)
+            last += [upload.losses[-1][1]] if upload.losses else []
         way, used = self._combined(torch.stack(ways), counts)
-        whole = replace(uploads[0], weights=unflatten(first + way, start), examples=sum(counts), losses=())
+        losses = [(1, sum(last) / len(last))] if last else []
+        whole = replace(uploads[0], weights=unflatten(first + way, start), examples=sum(counts), losses=losses)
         following, metrics = algorithm.server(setting, before, [whole], streams)
         return following, metrics | _told(clients, used)
 

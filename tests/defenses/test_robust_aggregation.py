@@ -161,7 +161,7 @@ def weights(count: int = 5, lie: float | None = None) -> list[Upload]:
             for weight in network.parameters():
                 size = lie if lie is not None and client == 1 else 0.01
                 weight.add_(size * torch.randn(weight.shape, generator=rng))
-        found.append(Upload(client, 1, 3 + client, weights=state(network), losses=[(1, 0.5)]))
+        found.append(Upload(client, 1, 3 + client, weights=state(network), losses=[(1, 9.0), (2, client)]))
     return found
 
 
@@ -172,7 +172,8 @@ def test_the_mean_of_weights_is_the_algorithms_own_server(algorithm: Any) -> Non
     here = federation.setting("batch", width=8)
     before = algorithm.init(here)
     found, metrics = RobustAggregation(MEAN).aggregate(algorithm, here, before, weights(), Streams(0))
-    own, _ = algorithm.server(here, before, weights(), Streams(0))
+    own, plain = algorithm.server(here, before, weights(), Streams(0))
+    assert metrics["client_loss"] == plain["client_loss"] == 2
     assert apart(found, own) < 1e-3 * apart(own, before)
     assert found.memory.keys() == own.memory.keys()
     assert metrics["defence.robust_aggregation.share.4"] == pytest.approx(7 / 25)
