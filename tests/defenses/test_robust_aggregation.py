@@ -161,7 +161,7 @@ def weights(count: int = 5, lie: float | None = None) -> list[Upload]:
             for weight in network.parameters():
                 size = lie if lie is not None and client == 1 else 0.01
                 weight.add_(size * torch.randn(weight.shape, generator=rng))
-        found.append(Upload(client, 1, 3 + client, weights=state(network), losses=[(1, 9.0), (2, client)]))
+        found.append(Upload(client, 1, 3 + client, weights=state(network), losses=[(1, 9.0), (2, float(client))]))
     return found
 
 
