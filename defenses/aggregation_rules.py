@@ -14,7 +14,8 @@ Source  Blanchard, El Mhamdi, Guerraoui, Stainer, "Machine Learning with Adversa
         Bartlett, "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates", ICML 2018, arXiv
         1803.01498, Definitions 1 and 2 (median, trimmed mean). Sun, Kairouz, Suresh, McMahan, "Can You Really Backdoor
         Federated Learning?", arXiv 1911.07963, 2019, section 4.1 (norm clipping).
-Code    none read.
+Code    Flower 1.41 (Apache-2.0) chooses and trims the same vectors (tests). Its distances are ‖g‖² + ‖h‖² − 2 g·h in
+        the type of the weights, which loses those that are small beside g; here they are taken from differences.
 Differs the bound of norm_clip is not a constant: norms of gradients fall while a network learns.
 Reduces all g equal: any rule gives that g. f = 0: trimmed_mean and multi_krum are the mean with equal shares.
 Cost    K² distances for the two Krums, a sort of every coordinate over K for median and trimmed_mean.

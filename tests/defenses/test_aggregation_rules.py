@@ -6,7 +6,10 @@ from typing import get_args
 
 import pytest
 import torch
-from hypothesis import given
+from flwr.app import ArrayRecord, RecordDict
+from flwr.serverapp.strategy.fedtrimmedavg import trim_mean
+from flwr.serverapp.strategy.multikrum import select_multikrum
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -20,6 +23,7 @@ from defenses.aggregation_rules import (
     needed,
     trimmed_mean,
 )
+from fedsim.seeding import numpy_stream
 from fedsim.types import UserError
 from tests.reference import defences as reference
 
@@ -60,6 +64,7 @@ def test_the_others_by_hand() -> None:
     assert weighed.tolist() == [0.5]
 
 
+@settings(max_examples=40)
 @given(several(), st.integers(0, 1))
 def test_they_are_those_of_plain_numbers(vectors: list[list[float]], f: int) -> None:
     wide = torch.tensor(vectors, dtype=torch.float64)
@@ -68,6 +73,7 @@ def test_they_are_those_of_plain_numbers(vectors: list[list[float]], f: int) -> 
     assert median(wide).tolist() == pytest.approx([float(reference.median(one)) for one in zip(*vectors, strict=True)])
 
 
+@settings(max_examples=40)
 @given(several(), st.randoms(use_true_random=False), st.sampled_from(RULES))
 def test_a_rule_does_not_know_who_is_who(vectors: list[list[float]], random, rule: Rule) -> None:
     wide = torch.tensor(vectors, dtype=torch.float64)
@@ -78,12 +84,14 @@ def test_a_rule_does_not_know_who_is_who(vectors: list[list[float]], random, rul
     assert torch.allclose(combined(wide[order], rule), combined(wide, rule), atol=1e-9)
 
 
+@settings(max_examples=40)
 @given(st.lists(NUMBERS, min_size=3, max_size=3), st.integers(5, 8), st.sampled_from(RULES))
 def test_equal_vectors_give_themselves(vector: list[float], clients: int, rule: Rule) -> None:
     alike = torch.tensor([vector] * clients, dtype=torch.float64)
     assert torch.allclose(combined(alike, rule), alike[0], atol=1e-9)
 
 
+@settings(max_examples=40)
 @given(several(5, 6))
 def test_without_liars_trimmed_mean_and_multi_krum_are_the_mean(vectors: list[list[float]]) -> None:
     wide = torch.tensor(vectors, dtype=torch.float64)
@@ -91,6 +99,7 @@ def test_without_liars_trimmed_mean_and_multi_krum_are_the_mean(vectors: list[li
         assert torch.allclose(combined(wide, rule, f=0), wide.mean(0), atol=1e-9)
 
 
+@settings(max_examples=40)
 @given(several(4, 7), st.sampled_from([1e6, 1e20, 3e38]), st.integers(0, 7), st.sampled_from([-1.0, 1.0]))
 def test_one_vector_however_large_changes_nothing_that_matters(
     vectors: list[list[float]], size: float, where: int, sign: float
@@ -129,3 +138,18 @@ def test_too_few_clients(rule: Rule, clients: int, f: int, least: int) -> None:
 def test_more_cannot_be_kept_than_there_are() -> None:
     with pytest.raises(UserError, match=r"keep: got 6 of 5 uploads; valid: 1 to 5"):
         combined(LINE, "multi_krum", keep=6)
+
+
+@pytest.mark.parametrize(("clients", "f", "count"), [(5, 1, 1), (8, 2, 6), (9, 3, 4)])
+def test_who_is_chosen_and_what_is_trimmed_are_flowers(clients: int, f: int, count: int) -> None:
+    rng = numpy_stream(0, "flower", clients)
+    vectors = rng.standard_normal((clients, 6))
+    vectors[:f] += 3
+    replies = [RecordDict({"weights": ArrayRecord([one])}) for one in vectors]
+    theirs = select_multikrum(replies, f, count)
+    chosen = {place for place, one in enumerate(replies) if any(one is other for other in theirs)}
+    ours = chosen_by_krum(torch.from_numpy(vectors), f, count)
+    assert set(ours.nonzero().flatten().tolist()) == chosen
+    assert ours.sum() == pytest.approx(1)
+    trimmed = trim_mean(vectors, (f + 0.5) / clients)
+    assert trimmed_mean(torch.from_numpy(vectors), f).tolist() == pytest.approx(trimmed.tolist())

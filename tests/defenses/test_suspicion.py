@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from defenses.suspicion import class_deviations, largest, median, robust_z, threshold_at, verdicts
@@ -17,12 +17,14 @@ from tests.reference import defences as reference
 GRAINS = st.integers(-1000, 1000).map(lambda whole: whole / 16)
 
 
+@settings(max_examples=40)
 @given(st.lists(GRAINS, min_size=2, max_size=12).filter(lambda values: len(set(values)) > 1))
 def test_z_scores_are_those_of_plain_numbers(values: list[float]) -> None:
     found = robust_z(torch.tensor(values, dtype=torch.float64))
     assert found.tolist() == pytest.approx(reference.z_scores(values), rel=1e-9)
 
 
+@settings(max_examples=40)
 @given(st.lists(GRAINS, min_size=2, max_size=12), st.randoms(use_true_random=False))
 def test_z_scores_go_with_the_clients(values: list[float], random) -> None:
     order = random.sample(range(len(values)), len(values))
@@ -63,6 +65,7 @@ def test_classes_are_compared_where_three_hold_them() -> None:
     assert bool(class_deviations(cells, torch.zeros_like(held)).isnan().all())
 
 
+@settings(max_examples=40)
 @given(st.lists(GRAINS, min_size=20, max_size=40, unique=True), st.sampled_from([0.05, 0.1, 0.25]))
 def test_a_further_clean_score_exceeds_the_threshold_at_most_so_often(scores: list[float], rate: float) -> None:
     """Exchangeable scores: each of them is as likely the further one."""
