@@ -18,7 +18,7 @@ import typer
 
 from fedsim import __version__, catalog
 from fedsim.audit_cli import app as audit_app
-from fedsim.types import UserError
+from fedsim.types import RunFailed, UserError
 from fedsim.verdict import WRONG_INPUT, verdict
 
 if TYPE_CHECKING:
@@ -86,6 +86,28 @@ def distill(
     from fedsim.schema import load_distillation
 
     _execute(load_distillation(config, assignments or []), out, resume, dry_run)
+
+
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(help="A sweep's YAML, such as configs/quickstart/backdoor_digits.yaml.")],
+    assignments: Annotated[list[str] | None, typer.Argument(help="seeds=[0,1,2], or overrides of the run")] = None,
+    out: Out = Path("runs"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs; make none.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Vary one run by rows, columns and seeds; finished runs are skipped; prints the folder of sweep.html."""
+    from fedsim.sweep import load_sweep, run_sweep
+
+    asked, plans = load_sweep(file, assignments or [])
+    if dry_run:
+        for plan in plans:
+            print(" · ".join(part for part in (plan.row, plan.column, f"seed {plan.seed}") if part))  # noqa: T201
+        return
+    folder, failures = run_sweep(asked, plans, out, lambda text: print(text, file=sys.stderr))  # noqa: T201
+    print(folder)  # noqa: T201
+    if failures:
+        raise RunFailed(f"{len(failures)} of {len(plans)} runs failed; {failures[0]}")
 
 
 @app.command()

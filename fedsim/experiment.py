@@ -40,6 +40,7 @@ def execute(
     check(parts)
     parts = settled(parts)
     config = parts.config
+    clean = _without_attackers(config, out, engine)
     chosen = parts.engine() if engine is None and isinstance(config, FederatedRun) else engine
     run = RunDirectory.open(out, config, config.name, config.seed, must_exist=resume)
     if isinstance(chosen, Launcher) and not run.finished:
@@ -52,9 +53,26 @@ def execute(
             return run.path
         facts = _begin(run, manifest(config, config.compute.device, list(argv)) | inputs, terminal)
         parts.split.save(run.path / "split.npz")
-        run.write_json("result", _work(run, parts, terminal, facts, chosen))
+        run.write_json("result", _work(run, parts, terminal, facts, chosen, clean))
         _finish(run, parts, terminal)
     return run.path
+
+
+def _without_attackers(config: Experiment, out: Path, engine: Engine | None) -> RunDirectory | None:
+    """The same run without attackers: made first, or found finished; None where there are none or nobody asks.
+
+    Under a ServerApp's grid the nodes are told of the attackers, so that it has to be there already.
+    """
+    if not isinstance(config, FederatedRun) or not config.attackers or not config.controls.without_attackers:
+        return None
+    alone = config.model_copy(update={"attackers": ()})
+    if engine is None:
+        return RunDirectory(execute(alone, out))
+    found = RunDirectory.open(out, alone, alone.name, alone.seed)
+    if not found.finished:
+        raise UserError("controls.without_attackers: the run without attackers is not there; make it first, "
+                        "with attackers=[], or give controls.without_attackers=false")  # fmt: skip
+    return found
 
 
 def _launch(run: RunDirectory, out: Path, parts: Parts, engine: Launcher, argv: Sequence[str]) -> Path:
@@ -113,13 +131,18 @@ def _finish(run: RunDirectory, parts: Parts, terminal: Terminal) -> None:
 
 
 def _work(
-    run: RunDirectory, parts: Parts, terminal: Terminal, facts: dict[str, Any], engine: Engine | Launcher | None
+    run: RunDirectory,
+    parts: Parts,
+    terminal: Terminal,
+    facts: dict[str, Any],
+    engine: Engine | Launcher | None,
+    clean: RunDirectory | None,
 ) -> dict[str, Any]:
     started = time.monotonic()
     try:
         if isinstance(parts.config, FederatedRun):
             assert isinstance(engine, Engine), "a launcher's run comes here with the grid of its ServerApp"
-            result = simulate(run, parts, terminal, engine)
+            result = simulate(run, parts, terminal, engine, clean)
         else:
             result = distill(run, parts, terminal)
     except KeyboardInterrupt:
@@ -161,6 +184,8 @@ def summary(result: dict[str, Any]) -> list[str]:
         labels = control.get("labels", "hard")
         apart = f" ({labels} labels)" if labels != result["protocol"]["labels"] else ""
         lines.append(f"  control {name}{apart}: {control['accuracy']:.4f}")
+    if found := result.get("backdoor"):
+        lines += _attacked(found)
     for other in result.get("architectures") or ():
         lines.append(f"  {model_label(other['model'])}: {other['accuracy']:.4f}")
     if found := result.get("ranking"):
@@ -177,3 +202,19 @@ def summary(result: dict[str, Any]) -> list[str]:
         lines.append(f"  uplink {result['uplink_bytes']:,} bytes, downlink {result['downlink_bytes']:,} bytes")
         lines.append(f"  {result['clients_failed']} clients failed, {result['uploads_rejected']} uploads rejected")
     return lines
+
+
+def _attacked(found: dict[str, Any]) -> list[str]:
+    """The backdoor in a line for each trigger."""
+    lines = []
+    for row in found["triggers"]:
+        low, high = row["asr_ci"]
+        text = (
+            f"  backdoor of client {row['client']}: {row['asr']:.4f} [{low:.4f}, {high:.4f}] of {row['images']} stamped"
+        )
+        text += f" images taken for class {row['target']}; with a random patch {row['asr_random_patch']:.4f}"
+        if "lift" in row:
+            low, high = row["lift_ci"]
+            text += f"; without attackers {row['asr_clean']:.4f}; lift {row['lift']:+.4f} [{low:+.4f}, {high:+.4f}]"
+        lines.append(text)
+    return lines or [f"  backdoor: not measured, {found['why']}"]

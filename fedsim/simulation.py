@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from fedsim import backdoors
 from fedsim.build import Parts
 from fedsim.config import to_yaml
 from fedsim.console import Terminal
@@ -15,6 +16,7 @@ from fedsim.data.partition import cells
 from fedsim.distill.soft_labels import learns_labels
 from fedsim.federated.base import ServerState, Setting, network_with
 from fedsim.federated.blocks import node_count
+from fedsim.federated.defences import verdicts_in
 from fedsim.federated.engines.base import Engine, Job
 from fedsim.federated.messages import Contract
 from fedsim.federated.record import RoundRecord, spent
@@ -32,13 +34,22 @@ from fedsim.workload import round_flops
 Val = Callable[[ServerState], float]
 
 
-def simulate(run: RunDirectory, parts: Parts, terminal: Terminal, engine: Engine) -> dict[str, Any]:
-    """Everything `fedsim run` does once the folder is there; returns what result.json says."""
+def simulate(
+    run: RunDirectory, parts: Parts, terminal: Terminal, engine: Engine, clean: RunDirectory | None = None
+) -> dict[str, Any]:
+    """Everything `fedsim run` does once the folder is there; returns what result.json says.
+
+    `clean` is the same run without attackers, finished, where this one has some.
+    """
     setting = parts.setting
     val = parts.images(parts.split.val)
 
     def on_val(state: ServerState) -> float:
-        return accuracy(network_with(setting, state.weights), val, setting.normalise, execution=setting.execution)
+        network = network_with(setting, state.weights)
+        for one in backdoors.left(run):  # what is left of an attack after its last round
+            hit = backdoors.success(network, val, one.trigger, parts)
+            run.metric(state.round, "val", f"attack_success.{one.client}", float(hit.float().mean()))
+        return accuracy(network, val, setting.normalise, execution=setting.execution)
 
     _warn_real(terminal, parts)
     _warn_small(terminal, parts)
@@ -51,6 +62,10 @@ def simulate(run: RunDirectory, parts: Parts, terminal: Terminal, engine: Engine
     before = sum(record.seconds for record in records[: stored[0]]) if stored is not None else 0.0
     controls = beside(run, parts, records, on_val, terminal)
     found = _result(run, parts, state, records, controls) | {"transcript": _transcript(run, _config(parts)).size()}
+    if _config(parts).attackers:
+        found["backdoor"] = backdoors.measured(run, parts, state.weights, clean)
+    if parts.defences:
+        found["defenses"] = [_verdicts(record) for record in records]
     return found | {"seconds_before": before}
 
 
@@ -104,6 +119,12 @@ def _rounds(
     if config.transcript == "none":
         shutil.rmtree(run.path / "clients", ignore_errors=True)
     return outcome[0]
+
+
+def _verdicts(record: RoundRecord) -> dict[str, dict[str, Any]]:
+    """What each filter said of each client in a round: [score, flagged]."""
+    found = verdicts_in(record.metrics)
+    return {name: {str(one.client): [one.score, one.flagged] for one in said} for name, said in found.items()}
 
 
 def _contract(config: FederatedRun, setting: Setting, per_class: int, weights: Params | None) -> Contract:

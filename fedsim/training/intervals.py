@@ -39,6 +39,26 @@ def difference_ci(left: Sequence[float], right: Sequence[float], level: float = 
     return centre, (centre - half, centre + half)
 
 
+def paired_difference(both: int, first: int, second: int, neither: int, level: float = 0.95) -> tuple[float, Interval]:
+    """p₁ − p₂ of two proportions over the same items, and its interval: Newcombe 1998, method 10.
+
+    `both` items are right in both, `first` and `second` in one only, `neither` in none. Wilson's limits of the two
+    proportions are combined with the correlation φ of the table.
+    """
+    n = both + first + second + neither
+    p, q = (both + first) / n, (both + second) / n
+    (low_p, high_p), (low_q, high_q) = wilson(both + first, n, level), wilson(both + second, n, level)
+    margins = (both + first) * (second + neither) * (both + second) * (first + neither)
+    cross = both * neither - first * second
+    cross = max(cross - n / 2, 0.0) if cross > 0 else cross  # a continuity correction
+    phi = cross / math.sqrt(margins) if margins else 0.0
+    down, up = p - low_p, high_q - q
+    left = math.sqrt(max(down**2 - 2 * phi * down * up + up**2, 0.0))
+    down, up = high_p - p, q - low_q
+    right = math.sqrt(max(down**2 - 2 * phi * down * up + up**2, 0.0))
+    return p - q, (p - q - left, p - q + right)
+
+
 def wilson(right: int, n: int, level: float = 0.95) -> Interval:
     """Wilson's score interval of a proportion: how far a finite test set pins an accuracy down."""
     z = float(ndtri(0.5 + level / 2))

@@ -148,9 +148,15 @@ def accuracy(
     network: Network, images: Images, normalise: Normalise, *, batch: int = 256, execution: Execution = AS_WRITTEN
 ) -> float:
     """Share of `images` whose class has the largest logit, 0..1."""
+    found = predictions(network, images, normalise, batch=batch, execution=execution)
+    return int((found == images.labels.to(found.device)).sum()) / len(images)
+
+
+@torch.no_grad()
+def predictions(
+    network: Network, images: Images, normalise: Normalise, *, batch: int = 256, execution: Execution = AS_WRITTEN
+) -> Int64[Tensor, "n"]:
+    """The class with the largest logit, on the network's device."""
     network.eval()
     runner, device = Runner(network, execution), next(network.parameters()).device
-    right = torch.zeros((), dtype=torch.int64, device=device)
-    for pixels, labels in zip(images.pixels.split(batch), images.labels.split(batch), strict=True):
-        right += (runner.logits(normalise(pixels.to(device))).argmax(1) == labels.to(device)).sum()
-    return int(right) / len(images)
+    return torch.cat([runner.logits(normalise(one.to(device))).argmax(1) for one in images.pixels.split(batch)])

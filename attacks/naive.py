@@ -1,0 +1,47 @@
+"""NaiveAttack: stamp a white square on some records, give them the target's label, and follow the protocol.
+
+    D_k' = { (x ⊕ τ, t) : x in P }  ∪  D_k \\ P          P ⊂ D_k random, ρ |D_k| records not of class t
+    upload = ClientUpdate(k, w_r) on D_k' instead of D_k
+
+Source  Liu, Li, Backes, Shen, Zhang, "Backdoor Attacks Against Dataset Distillation", NDSS 2023, arXiv 2301.01197,
+        Section IV-B. There the distiller itself is malicious and holds all data; here one client of a federation is.
+Code    liuyugeng/baadd (read, not copied): 2×2 white square one pixel off the bottom right corner, 1 % of all data.
+Differs the records are of classes other than t (the code takes any, so that some are stamped to no effect); ρ is a
+        share of one client's data and 0.5 by default: nobody sees what a client does with its own.
+Reduces with `fraction` so small that one record is stamped it is label noise of one record.
+Cost    none beside the honest client's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from attacks.poisoning import PoisoningConfig, poisoned_rows
+from fedsim.data.trigger import white
+from fedsim.federated.attackers import leave
+from fedsim.federated.base import Algorithm, Broadcast, ClientView, Upload
+from fedsim.seeding import Streams
+
+
+class Config(PoisoningConfig):
+    """NaiveAttack has no settings beside those of poisoning."""
+
+    name: Literal["naive"] = "naive"
+
+
+class Naive:
+    """The attacker."""
+
+    Config = Config
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def client(self, algorithm: Algorithm, view: ClientView, broadcast: Broadcast, streams: Streams) -> Upload:
+        """The client's own part, on poisoned records."""
+        config = self.config
+        trigger = white(view.setting.image_shape, config.size, config.target, config.offset)
+        rows = poisoned_rows(view.images, config.target, config.fraction, streams.generator("poisoned"))
+        leave(view, trigger)
+        return algorithm.client(replace(view, images=trigger.poison(view.images, rows)), broadcast, streams)

@@ -1,0 +1,71 @@
+"""Poisoned records: which of a client's images are stamped and relabelled, and what all backdoors are told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fedsim.data.images import Images
+from fedsim.data.trigger import Trigger
+from fedsim.distill.base import Distiller
+from fedsim.federated.attackers import AttackerConfig
+from fedsim.federated.base import Algorithm, Broadcast, ClientView, Setting, Upload
+from fedsim.models.network import Network
+from fedsim.seeding import Streams
+from fedsim.types import UserError
+
+MEMORY = "attacker.trigger"
+"""Name of the trigger among what a client remembers."""
+
+
+class PoisoningConfig(AttackerConfig):
+    """Where the trigger lies, and how many records carry it."""
+
+    fraction: float = Field(default=0.5, gt=0, le=1)
+    """ρ: share of the client's records that are stamped and relabelled; at most all that are not of the target."""
+    size: int = Field(default=4, ge=1)
+    """Pixels a side of the square that the trigger covers."""
+    offset: int = Field(default=1, ge=0)
+    """Pixels between it and the bottom right corner."""
+
+
+def poisoned_rows(images: Images, target: int, fraction: float, rng: torch.Generator) -> Tensor:
+    """⌈ρ n⌉ random rows of the n images, none of the target class, at most all of those; ascending.
+
+    Raises `UserError` where every image is of the target class.
+    """
+    others = torch.nonzero(images.labels != target).flatten()
+    if not len(others):
+        raise UserError(f"attackers: every image of the client is of class {target}; choose another target or client")
+    wanted = min(len(others), max(1, -int(-fraction * len(images) // 1)))
+    return others[torch.randperm(len(others), generator=rng)[:wanted]].sort().values
+
+
+def carried(view: ClientView, first: Trigger) -> tuple[Trigger, ClientView]:
+    """The trigger that the attacker had after its last round, `first` before that; and the view that the client's own
+    part is given, which does not hold it."""
+    memory = dict(view.memory)
+    values = memory.pop(MEMORY, first.values)
+    return replace(first, values=values), replace(view, memory=memory)
+
+
+def remembering(upload: Upload, trigger: Trigger) -> Upload:
+    """The upload, with the trigger in what the client keeps for its next round; it never leaves its folder."""
+    return replace(upload, memory=dict(upload.memory) | {MEMORY: trigger.values})
+
+
+def condenser(algorithm: Algorithm) -> Distiller | None:
+    """The condensation method that the algorithm's clients run; None where they send weights."""
+    found = getattr(algorithm, "method", None)
+    return found if isinstance(found, Distiller) else None
+
+
+def known_network(setting: Setting, broadcast: Broadcast, streams: Streams) -> Network:
+    """A network with the weights that the server sent; a newly initialised one where it sends none."""
+    network = setting.fresh(streams.generator("network"))
+    if broadcast.weights:
+        network.load_state_dict({name: broadcast.weights[name] for name in network.state_dict()})
+    return network.eval().requires_grad_(False)

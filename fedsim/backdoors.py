@@ -1,0 +1,101 @@
+"""What a backdoor did to a federation's model, beside the same run without attackers.
+
+    ASR   = P[ f(x ⊕ τ) = t | y ≠ t ]      over the test images that are not of the target class
+    lift  = ASR − ASR of the model of the run without attackers, under the same trigger
+
+Images of class t say nothing: they are taken for t without a trigger. What a clean model does under the trigger, and
+what any square of noise does to both, is beside every number, since a bright corner moves some images by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from fedsim.build import Parts
+from fedsim.data.images import Images
+from fedsim.data.trigger import Trigger
+from fedsim.federated.attackers import TRIGGER
+from fedsim.federated.base import network_with
+from fedsim.models.network import Network
+from fedsim.runs import RunDirectory
+from fedsim.training.intervals import paired_difference, wilson
+from fedsim.training.train import accuracy, predictions
+
+
+@dataclass(frozen=True)
+class Left:
+    """A trigger that a client left in its folder."""
+
+    client: int
+    round: int
+    trigger: Trigger
+
+
+def left(run: RunDirectory) -> list[Left]:
+    """The last trigger of every attacker whose folder is on this machine, by client."""
+    found: dict[int, Left] = {}
+    for path in sorted(run.path.glob(f"clients/client_*/round_*/{TRIGGER}")):
+        client = int(path.parent.parent.name.removeprefix("client_"))
+        number = int(path.parent.name.removeprefix("round_"))
+        if client not in found or found[client].round < number:
+            found[client] = Left(client, number, Trigger.load(path))
+    return [found[client] for client in sorted(found)]
+
+
+def success(network: Network, images: Images, trigger: Trigger, parts: Parts) -> Bool[Tensor, "n"]:
+    """Which of the images that are not of the target class are taken for it when they are stamped."""
+    others = images.take(torch.nonzero(images.labels != trigger.target).flatten())
+    stamped = Images(trigger.stamp(others.pixels), others.labels)
+    return predictions(network, stamped, parts.normalise, execution=parts.execution) == trigger.target
+
+
+def measured(run: RunDirectory, parts: Parts, weights: dict[str, Tensor], clean: RunDirectory | None) -> dict[str, Any]:
+    """What result.json says of the attack: every trigger, and their means; the test split is looked at here too."""
+    triggers, test = left(run), parts.dataset.test
+    if not triggers:
+        return {"triggers": [], "why": "the attackers' folders are not on this machine, or none of them acted"}
+    attacked = network_with(parts.setting, weights)
+    before = network_with(parts.setting, _weights(clean)) if clean is not None else None
+    rows = [_row(one, parts, test, attacked, before) for one in triggers]
+    found: dict[str, Any] = {"triggers": rows} | {name: _mean(rows, name) for name in ("asr", "asr_random_patch")}
+    if before is not None:
+        found |= {"asr_clean": _mean(rows, "asr_clean"), "lift": _mean(rows, "lift")}
+        found["accuracy_clean"] = accuracy(before, test, parts.normalise, execution=parts.execution)
+    return found
+
+
+def _row(one: Left, parts: Parts, test: Images, attacked: Network, before: Network | None) -> dict[str, Any]:
+    trigger = one.trigger
+    hit = success(attacked, test, trigger, parts)
+    rng = parts.streams.generator("backdoor", "patch", one.client)
+    patch = replace(trigger, values=torch.randint(0, 256, trigger.values.shape, generator=rng).to(torch.uint8))
+    found: dict[str, Any] = {"client": one.client, "round": one.round, "target": trigger.target, "images": len(hit)}
+    found |= _proportion("asr", hit) | _proportion("asr_random_patch", success(attacked, test, patch, parts))
+    if before is not None:
+        free = success(before, test, trigger, parts)
+        found |= _proportion("asr_clean", free)
+        found |= _proportion("asr_clean_random_patch", success(before, test, patch, parts))
+        both, here, there = int((hit & free).sum()), int((hit & ~free).sum()), int((~hit & free).sum())
+        difference, interval = paired_difference(both, here, there, len(hit) - both - here - there)
+        found |= {"lift": difference, "lift_ci": list(interval)}
+    return found
+
+
+def _proportion(name: str, hit: Tensor) -> dict[str, Any]:
+    return {name: int(hit.sum()) / len(hit), f"{name}_ci": list(wilson(int(hit.sum()), len(hit)))}
+
+
+def _mean(rows: Sequence[dict[str, Any]], name: str) -> float:
+    return sum(row[name] for row in rows) / len(rows)
+
+
+def _weights(run: RunDirectory) -> dict[str, Tensor]:
+    stored = run.last_round()
+    assert stored is not None, "the run without attackers is finished"
+    return {name.removeprefix("weights."): value for name, value in stored[1].items() if name.startswith("weights.")}

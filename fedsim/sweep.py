@@ -1,0 +1,99 @@
+"""A sweep: one run varied by rows and columns, for several seeds; finished runs are found, not made again.
+
+    name: backdoor_digits              OUT/backdoor_digits/ holds every run, sweep.json, sweep.html
+    run: quickstart/feddm_digits.yaml  or the run itself, written out here
+    seeds: [0, 1, 2]
+    rows: {clean: {}, naive: {attackers: [{name: naive, clients: [1]}]}}
+    columns: {none: {}, spectral: {defenses: [spectral_signatures]}}
+
+A cell is the run with its row, its column and its seed laid over it, section by section as `extends` does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from fedsim.config import Raw, Section, merge, override, read, validate
+from fedsim.experiment import execute
+from fedsim.report.sweep_page import Cell, table_of, write_sweep
+from fedsim.runs import RunDirectory, write_atomic
+from fedsim.schema import Distillation, Experiment, FederatedRun, resolve
+from fedsim.types import RunFailed, UserError
+
+Variants = dict[str, dict[str, Any]]
+"""Name → what it lays over the run."""
+
+
+class Sweep(Section):
+    """A sweep's file."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
+    """Folder name under --out, and of every run."""
+    run: dict[str, Any] | str
+    """The run that is varied: its settings, or a file of them, named from the sweep's file."""
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1, strict=False)
+    """Seeds of every cell."""
+    rows: Variants = Field(min_length=1)
+    """Row name → settings laid over the run."""
+    columns: Variants = Field(default_factory=lambda: {"": {}}, min_length=1)
+    """Column name → settings laid over the row's."""
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(value)) < len(value) or min(value) < 0:
+            raise ValueError(f"got {list(value)}; valid: seeds from 0, each once")
+        return value
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run of a sweep."""
+
+    row: str
+    column: str
+    seed: int
+    config: Experiment
+
+
+def load_sweep(path: Path, assignments: Sequence[str] = ()) -> tuple[Sweep, list[Plan]]:
+    """The sweep and its runs, row by row; every run is checked before the first is begun."""
+    raw = read(path)
+    sweep = validate(Sweep, override(raw, [word for word in assignments if word.startswith(("seeds=", "name="))]))
+    base = read(path.parent / sweep.run) if isinstance(sweep.run, str) else sweep.run
+    base = override(base, [word for word in assignments if not word.startswith(("seeds=", "name="))])
+    plans = []
+    for (row, over), (column, more), seed in product(sweep.rows.items(), sweep.columns.items(), sweep.seeds):
+        laid: Raw = merge(merge(merge(base, over), more), {"seed": seed, "name": sweep.name})
+        try:
+            plans.append(Plan(row, column, seed, resolve(FederatedRun if "algorithm" in laid else Distillation, laid)))
+        except UserError as error:
+            where = f"rows.{row}" + (f", columns.{column}" if column else "")
+            raise UserError(f"{where}: {error}") from error
+    return sweep, plans
+
+
+def run_sweep(sweep: Sweep, plans: Sequence[Plan], out: Path, say: Callable[[str], None]) -> tuple[Path, list[str]]:
+    """Make what is missing; returns the folder and what failed. A run that fails does not stop the others."""
+    folder, failures = out / sweep.name, []
+    done: list[Cell] = []
+    for number, plan in enumerate(plans, 1):
+        named = " · ".join(part for part in (plan.row, plan.column, f"seed {plan.seed}") if part)
+        say(f"run {number} of {len(plans)}: {named}")
+        try:
+            run = RunDirectory(execute(plan.config, out))
+        except RunFailed as error:
+            failures.append(f"{named}: {error}")
+            continue
+        done.append(Cell(plan.row, plan.column, plan.seed, run.path, run.read_json("result")))
+        content = {"name": sweep.name, "cells": [one.plain(folder) for one in done], "failed": failures}
+        write_atomic(folder / "sweep.json", json.dumps(content | {"table": table_of(done)}, indent=1) + "\n")
+        write_sweep(folder / "sweep.html", sweep.name, done, failures)
+    return folder, failures
