@@ -41,7 +41,7 @@ class Config(Section):
     """Settings of the upload checks."""
 
     name: Literal["upload_checks"] = "upload_checks"
-    threshold: float = Field(default=6.0, gt=0)
+    threshold: float = Field(default=8.0, gt=0)
     """Score beyond which an upload is left out, in robust deviations; it is the largest of three for every class, so
     calibrate it on clean rounds (`suspicion.threshold_at`)."""
 
