@@ -14,7 +14,7 @@ Code    none read; 35 % and a silhouette of 0.1 are the defaults of the Adversar
 Differs principal components, not independent ones, and 3, not 10: a class has tens of rows, and every component kept
         takes 3 of them; a class with fewer rows, or fewer than three clients, is not looked at, and a client without
         such a class is not judged. 2-means starts from the sign of the first component, so nothing is drawn.
-        Uploads are judged, not rows.
+        Uploads are judged, not rows, by a network that has learned earlier rounds, not these rows.
 Cost    one pass of all rows; per class an SVD and its rows' distances.
 """
 

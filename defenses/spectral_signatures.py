@@ -10,7 +10,8 @@
 Source  Tran, Li, Madry, "Spectral Signatures in Backdoor Attacks", NeurIPS 2018, arXiv 1811.00636, Algorithm 1.
 Code    TrojanZoo (GPL, facts only): it collects the class's index in the place of the sample's, and scores sample i
         with the i-th singular vector; neither is so here, and tests hold both.
-Differs whole uploads are judged, not rows: their rows are averaged. Classes have their own scale, so τ is taken as a
+Differs the paper's network has learned the poisoned set; w_r has learned those of earlier rounds, in the first none.
+        Whole uploads are judged, not rows: their rows are averaged. Classes have their own scale, so τ is taken as a
         multiple of its mean. The paper removes 1.5 ε of a class, ε being known; here a threshold on z decides.
         `directions` > 1 sums over more singular vectors; the paper has one. A class is looked at only with 3 rows for
         each direction kept and three clients that hold it; a client without such a class is not judged, and the
