@@ -6,7 +6,7 @@ from fedsim.build import Parts
 from fedsim.distill import private
 from fedsim.distill.pool import radius_of
 from fedsim.federated.attackers import check_attackers
-from fedsim.federated.defences import check_defences
+from fedsim.federated.defences import check_aggregation, check_defences
 from fedsim.federated.faults import check_faults
 from fedsim.models.functional import has_batch_norm
 from fedsim.schema import Distillation, FederatedRun
@@ -46,6 +46,8 @@ def _check_algorithm(parts: Parts, config: FederatedRun) -> None:
             f"method.networks: draws around the server's weights, which {config.algorithm.name} does not send; "
             "valid here: fresh, or pool or early with around: fresh"
         )
+    holding = sum(len(positions) > 0 for positions in parts.split.client)
+    check_aggregation(parts.defences, algorithm, parts.fresh()(parts.streams.generator("template")), holding)
     together = getattr(networks, "shared", False) and config.participation.per_node > 1
     if together and has_batch_norm(parts.fresh()(parts.streams.generator("template"))):
         raise UserError(

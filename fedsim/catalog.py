@@ -100,7 +100,13 @@ CATALOG: dict[str, dict[str, str]] = {
         "dm_trigger": "attacks.dm_trigger:DMTrigger",
         "direct": "attacks.direct:Direct",
     },
-    "defense": {},
+    "defense": {
+        "upload_checks": "defenses.upload_checks:UploadChecks",
+        "spectral_signatures": "defenses.spectral_signatures:SpectralSignatures",
+        "activation_clustering": "defenses.activation_clustering:ActivationClustering",
+        "influence": "defenses.influence:Influence",
+        "robust_aggregation": "defenses.robust_aggregation:RobustAggregation",
+    },
     "attack": {
         "loss_threshold": "attacks.loss_threshold:LossThreshold",
         "lira": "attacks.lira:LiRA",

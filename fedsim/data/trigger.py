@@ -57,10 +57,10 @@ def corner(image_shape: tuple[int, int, int], size: int, offset: int = 1) -> Boo
     Raises `UserError` where it does not fit in an image of shape (c, h, w).
     """
     _, height, width = image_shape
-    if size + offset > min(height, width):
+    if size < 1 or offset < 0 or size + offset > min(height, width):
         raise UserError(
             f"trigger: a square of {size} pixels, {offset} off the corner, does not fit images of {height}×{width}; "
-            f"valid: size + offset at most {min(height, width)}"
+            f"valid: size from 1, offset from 0, together at most {min(height, width)}"
         )
     mask = torch.zeros((height, width), dtype=torch.bool)
     mask[height - offset - size : height - offset, width - offset - size : width - offset] = True

@@ -8,12 +8,14 @@ before it left; an aggregation acts last.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Literal, Protocol, overload, runtime_checkable
 
 from fedsim.federated.base import Algorithm, ServerState, Setting, Upload
+from fedsim.models.network import Network
 from fedsim.seeding import Streams
 from fedsim.types import UserError
 
@@ -30,6 +32,12 @@ class Verdict:
     """The higher the more suspicious; finite."""
     flagged: bool
     """Whether the upload is left out."""
+    judged: bool = True
+    """False: there was too little to compare it with; its score says nothing, and it is not flagged."""
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.score):
+            raise UserError(f"defence: got a score of {self.score} for client {self.client}; valid: finite numbers")
 
 
 @runtime_checkable
@@ -50,6 +58,10 @@ class Aggregation(Protocol):
     """A defence in the place of the server's training."""
 
     sends: ClassVar[Sends]
+
+    def check(self, algorithm: Algorithm, network: Network, clients: int) -> None:
+        """Refuse, by a `UserError`, a server that it cannot stand in for, of that model and `clients` with images."""
+        ...
 
     def aggregate(
         self, algorithm: Algorithm, setting: Setting, state: ServerState, uploads: Sequence[Upload], streams: Streams
@@ -88,7 +100,8 @@ def served(
     """The server's part of a round on what the filters leave, or an aggregation in its place.
 
     Where nothing is left the server keeps its model. Scores and flags are logged as `defence.NAME.score.CLIENT` and
-    `defence.NAME.flagged.CLIENT`.
+    `defence.NAME.flagged.CLIENT`, and `defence.NAME.unjudged.CLIENT` for a client that could not be judged. Raises
+    `UserError` for verdicts that are not one for each upload.
     """
     verdicts: dict[str, float] = {}
     work = algorithm.server
@@ -97,6 +110,10 @@ def served(
             work = partial(defence.aggregate, algorithm)
         elif len(uploads):
             found = defence.inspect(setting, state, uploads, streams.at("defence", name))
+            if len(found) != len(uploads):
+                raise UserError(
+                    f"defence {name}: got {len(found)} verdicts on {len(uploads)} uploads; valid: one on each"
+                )
             verdicts |= told(name, found)
             uploads = kept(uploads, found)
     if not len(uploads):
@@ -114,7 +131,8 @@ def kept(uploads: Sequence[Upload], verdicts: Sequence[Verdict]) -> Sequence[Upl
 def told(name: str, verdicts: Sequence[Verdict]) -> dict[str, float]:
     """Verdicts as metrics of a round."""
     scores = {f"defence.{name}.score.{one.client}": one.score for one in verdicts}
-    return scores | {f"defence.{name}.flagged.{one.client}": float(one.flagged) for one in verdicts}
+    flags = {f"defence.{name}.flagged.{one.client}": float(one.flagged) for one in verdicts}
+    return scores | flags | {f"defence.{name}.unjudged.{one.client}": 1.0 for one in verdicts if not one.judged}
 
 
 def verdicts_in(metrics: Mapping[str, float]) -> dict[str, list[Verdict]]:
@@ -125,7 +143,8 @@ def verdicts_in(metrics: Mapping[str, float]) -> dict[str, list[Verdict]]:
         name, _, client = rest.rpartition(".score.")
         if first == "defence" and name:
             flagged = bool(metrics[f"defence.{name}.flagged.{client}"])
-            found.setdefault(name, []).append(Verdict(int(client), score, flagged))
+            judged = f"defence.{name}.unjudged.{client}" not in metrics
+            found.setdefault(name, []).append(Verdict(int(client), score, flagged, judged))
     return found
 
 
@@ -139,7 +158,16 @@ def check_defences(defences: Mapping[str, Filter | Aggregation], *, sets: bool) 
                 f"defenses: {name} looks at {defence.sends}, and clients of this algorithm upload {here}; leave it "
                 "out, or choose another algorithm"
             )
-    aggregations = [name for name, defence in defences.items() if isinstance(defence, Aggregation)]
+    aggregations = [name for name, defence in defences.items() if not isinstance(defence, Filter)]
     if len(aggregations) > 1:
         raise UserError(f"defenses: {' and '.join(aggregations)} both take the place of the server's training; valid: "
                         "one of them")  # fmt: skip
+
+
+def check_aggregation(
+    defences: Mapping[str, Filter | Aggregation], algorithm: Algorithm, network: Network, clients: int
+) -> None:
+    """Refuse an aggregation that cannot stand in for this algorithm's server, before any client works."""
+    for defence in defences.values():
+        if not isinstance(defence, Filter):
+            defence.check(algorithm, network, clients)
