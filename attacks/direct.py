@@ -31,7 +31,7 @@ from fedsim.types import UserError
 
 
 class Config(PoisoningConfig):
-    """Settings of the crafted set; `fraction` is not used, as nothing is condensed."""
+    """Settings of the crafted set; `fraction` is not used, as nothing is condensed, nor can it be adaptive."""
 
     name: Literal["direct"] = "direct"
     share: float = Field(default=1.0, ge=0, le=1)

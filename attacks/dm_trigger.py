@@ -24,6 +24,7 @@ from jaxtyping import Float, UInt8
 from pydantic import Field
 from torch import Tensor
 
+from attacks.evasion import evasive
 from attacks.poisoning import PoisoningConfig, carried, known_network, poisoned_rows, remembering
 from fedsim.data.images import Images
 from fedsim.data.transforms import Normalise
@@ -71,6 +72,7 @@ class DMTrigger:
         trigger = replace(before, values=matched(before, networks, setting.normalise, view.images, config, streams))
         rows = poisoned_rows(view.images, config.target, config.fraction, streams.generator("poisoned"))
         leave(view, trigger)
+        algorithm = evasive(algorithm, view, broadcast, streams, config)
         upload = algorithm.client(replace(view, images=trigger.poison(view.images, rows)), broadcast, streams)
         return remembering(upload, trigger)
 

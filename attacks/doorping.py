@@ -30,6 +30,7 @@ from jaxtyping import Float, Float32, Int64, UInt8
 from pydantic import Field
 from torch import Tensor, nn
 
+from attacks.evasion import evasive
 from attacks.poisoning import PoisoningConfig, carried, condenser, known_network, poisoned_rows, remembering
 from attacks.restamping import Restamping
 from fedsim.data.images import Images
@@ -76,6 +77,7 @@ class Doorping:
         first = noisy(setting.image_shape, config.size, config.target, streams.generator("trigger"), config.offset)
         before, view = carried(view, first)
         network = known_network(setting, broadcast, streams)
+        algorithm = evasive(algorithm, view, broadcast, streams, config)
         trigger = self.improved(before, network, setting.normalise, view.images)
         poisoned = replace(view, images=trigger.poison(view.images, rows))
         method = condenser(algorithm)

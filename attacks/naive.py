@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
+from attacks.evasion import evasive
 from attacks.poisoning import PoisoningConfig, poisoned_rows
 from fedsim.data.trigger import white
 from fedsim.federated.attackers import leave
@@ -44,4 +45,5 @@ class Naive:
         trigger = white(view.setting.image_shape, config.size, config.target, config.offset)
         rows = poisoned_rows(view.images, config.target, config.fraction, streams.generator("poisoned"))
         leave(view, trigger)
+        algorithm = evasive(algorithm, view, broadcast, streams, config)
         return algorithm.client(replace(view, images=trigger.poison(view.images, rows)), broadcast, streams)

@@ -30,6 +30,12 @@ class PoisoningConfig(AttackerConfig):
     """Pixels a side of the square that the trigger covers."""
     offset: int = Field(default=1, ge=0)
     """Pixels between it and the bottom right corner."""
+    adaptive_to: str | None = None
+    """A filter whose score the attacker's images descend while they are condensed (evasion.py); null: none."""
+    penalty: float = Field(default=0.02, ge=0)
+    """p: length of the step against that score after each step of the method, in network-input units."""
+    stand_ins: int = Field(default=3, ge=2)
+    """Honest sets that stand for the other clients'."""
 
 
 def poisoned_rows(images: Images, target: int, fraction: float, rng: torch.Generator) -> Tensor:

@@ -28,11 +28,12 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
-from defenses.rows import Rows, embedded, inspected
+from defenses.rows import inspected
 from defenses.suspicion import LEAST, largest
 from fedsim.config import Section
 from fedsim.federated.base import ServerState, Setting, Upload
 from fedsim.federated.defences import Sends, Verdict
+from fedsim.federated.upload_rows import Rows, embedded
 from fedsim.seeding import Streams
 from fedsim.types import Params
 

@@ -28,11 +28,12 @@ from pydantic import Field
 from torch import Tensor
 
 from defenses.mean_gradients import mean_gradient, put_gradient
-from defenses.rows import Rows, inspected
+from defenses.rows import inspected
 from defenses.suspicion import LEAST, robust_z
 from fedsim.config import Section
 from fedsim.federated.base import ServerState, Setting, Upload, network_with
 from fedsim.federated.defences import Sends, Verdict
+from fedsim.federated.upload_rows import Rows
 from fedsim.models.execution import Runner
 from fedsim.seeding import Streams
 from fedsim.types import Params

@@ -28,11 +28,12 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from defenses.rows import Rows, inspected
+from defenses.rows import inspected
 from defenses.suspicion import class_deviations, largest
 from fedsim.config import Section
 from fedsim.federated.base import ServerState, Setting, Upload
 from fedsim.federated.defences import Sends, Verdict
+from fedsim.federated.upload_rows import Rows
 from fedsim.seeding import Streams
 from fedsim.types import Params
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from defenses.rows import rows_of
 from fedsim import catalog
 from fedsim.cli import main
 from fedsim.federated.algorithms.feddm import Sets
 from fedsim.federated.base import Upload
 from fedsim.federated.defences import Aggregation, Filter, kept
+from fedsim.federated.upload_rows import rows_of
 from fedsim.seeding import Streams
 from tests.reference import defences as reference
 

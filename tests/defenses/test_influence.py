@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from defenses.influence import Config, Influence, change, class_logits
-from defenses.rows import rows_of
 from fedsim.federated.base import Upload, network_with
+from fedsim.federated.upload_rows import rows_of
 from fedsim.seeding import Streams
 from tests.reference import defences as reference
 

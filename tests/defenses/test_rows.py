@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from defenses.rows import rows_of
+from fedsim.federated.upload_rows import rows_of
 from tests.reference import defences as reference
 
 

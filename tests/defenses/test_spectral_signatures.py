@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from defenses.rows import embedded, rows_of
 from defenses.spectral_signatures import Config, SpectralSignatures, signatures
+from fedsim.federated.upload_rows import embedded, rows_of
 from fedsim.seeding import Streams, numpy_stream
 from tests.reference import defences as reference
 

@@ -8,8 +8,8 @@ from typing import Any, cast
 import pytest
 import torch
 
-from defenses.rows import rows_of
 from defenses.upload_checks import Config, UploadChecks, excess, statistics
+from fedsim.federated.upload_rows import rows_of
 from fedsim.seeding import Streams
 from tests.reference import defences as reference
 

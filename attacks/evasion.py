@@ -1,0 +1,129 @@
+"""An attacker that knows the defence: while it condenses, its images also descend the filter's score of it.
+
+    S_k ← Π( S_k − η_c ∇ L(S_k) )                      a step of the method, on poisoned records
+    S_k ← Π( S_k − p · ∇ a(S_k) / rms ∇ a(S_k) )       a = the filter's score of this client among stand-ins
+                                                       Π  the box of pixels, p in units of the network input
+
+It holds no other upload. It stands in for them with honest sets of its own clean records, condensed from other random
+streams. Only a filter whose score has a gradient in the pixels can be evaded so.
+
+Source  fedsim's own; the demand is that of Tramèr, Carlini, Brendel, Mądry, "On Adaptive Attacks to Adversarial Example
+        Defenses", NeurIPS 2020: a defence is judged by attackers that know it.
+Code    none.
+Differs nothing to differ from.
+Reduces p = 0 is the attack as it is.
+Cost    `stand_ins` honest condensations a round, and one gradient of the score a step.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attacks.poisoning import PoisoningConfig, condenser
+from fedsim import catalog
+from fedsim.config import Section
+from fedsim.data.synthetic import SyntheticSet
+from fedsim.distill.base import Distiller, Task
+from fedsim.distill.cost import Passes
+from fedsim.federated.base import Algorithm, Broadcast, ClientView, Setting, Upload
+from fedsim.federated.upload_rows import Rows, Scoring, rows_of
+from fedsim.seeding import Streams
+from fedsim.types import Params, UserError
+
+Suspicion = Callable[[Tensor], Tensor]
+"""Pixels in network-input units → the filter's score of the attacker."""
+
+
+class Evading:
+    """A `Distiller` around another one, with a step against the filter after each of its steps."""
+
+    def __init__(self, method: Distiller, suspicion: Suspicion, penalty: float) -> None:
+        self._method, self._suspicion, self._penalty = method, suspicion, penalty
+
+    @property
+    def Config(self) -> type[Section]:  # noqa: N802 - the class attribute that the catalog reads
+        """The method's."""
+        return self._method.Config
+
+    def prepare(self, task: Task, rng: torch.Generator) -> Any:
+        """The method's."""
+        return self._method.prepare(task, rng)
+
+    def init(self, task: Task, artifacts: Any, rng: torch.Generator) -> Any:
+        """The method's."""
+        return self._method.init(task, artifacts, rng)
+
+    def step(self, task: Task, artifacts: Any, state: Any, rng: torch.Generator) -> dict[str, Tensor]:
+        """The method's step, then one down the score."""
+        metrics = self._method.step(task, artifacts, state, rng)
+        pixels = state.pixels.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(self._suspicion(pixels), pixels)
+        with torch.no_grad():
+            size = gradient.square().mean().sqrt()
+            if bool(size > 0):
+                state.pixels.copy_(task.normalise.project(pixels - self._penalty * gradient / size))
+        return metrics
+
+    def result(self, task: Task, state: Any) -> SyntheticSet:
+        """The method's."""
+        return self._method.result(task, state)
+
+    def passes(self, counts: Tensor) -> Passes:
+        """The method's; the score's are not counted."""
+        return self._method.passes(counts)
+
+
+def evasive(
+    algorithm: Algorithm, view: ClientView, broadcast: Broadcast, streams: Streams, config: PoisoningConfig
+) -> Algorithm:
+    """The algorithm as the attacker runs it: itself, or with the steps against the filter that the config names."""
+    if config.adaptive_to is None:
+        return algorithm
+    method = condenser(algorithm)
+    if method is None:
+        raise UserError(f"attackers.adaptive_to: {config.adaptive_to} scores images, and clients of this algorithm "
+                        "send weights; leave it out")  # fmt: skip
+    chosen = catalog.resolve("defense", config.adaptive_to)
+    defence = chosen(chosen.Config())
+    if not isinstance(defence, Scoring):
+        raise UserError(f"attackers.adaptive_to: {config.adaptive_to} gives no score with a gradient; valid: "
+                        "upload_checks, spectral_signatures")  # fmt: skip
+    apart = replace(view, store=None, log=None)
+    others = [
+        replace(algorithm.client(apart, broadcast, streams.at("stand_in", number)), client=-1 - number)
+        for number in range(config.stand_ins)
+    ]
+    other: Any = copy.copy(algorithm)
+    other.method = Evading(method, suspicion_of(defence, view.setting, broadcast.weights, others), config.penalty)
+    return other
+
+
+def suspicion_of(defence: Scoring, setting: Setting, weights: Params, others: list[Upload]) -> Suspicion:
+    """The filter's score of the one whose pixels are given, among `others`; 0 where it has nothing to compare with."""
+    theirs = rows_of(setting, others)
+
+    def suspicion(pixels: Tensor) -> Tensor:
+        mine = labels_of(pixels)
+        owners = torch.full_like(mine, len(others))
+        rows = Rows(
+            torch.cat([theirs.inputs, pixels]), torch.cat([theirs.labels, mine]), torch.cat([theirs.labels, mine]),
+            torch.cat([theirs.owners, owners]), (*theirs.clients, 0),
+        )  # fmt: skip
+        score = defence.score(setting, weights, rows)[-1]
+        return torch.where(score.isnan(), pixels.sum() * 0, score)
+
+    def labels_of(pixels: Tensor) -> Tensor:
+        """The attacker's set has the classes of its stand-ins, which are condensed from the same records."""
+        first = theirs.labels[theirs.owners == 0]
+        if len(first) != len(pixels):
+            raise UserError("attackers.adaptive_to: the poisoned set has other classes than an honest one of the "
+                            "client; valid: a client that holds ipc images of the target")  # fmt: skip
+        return first
+
+    return suspicion
