@@ -1,0 +1,1 @@
+"""Defences against poisoned releases: one defence, one file."""
