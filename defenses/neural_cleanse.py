@@ -171,7 +171,7 @@ def indices(norms: Float[Tensor, "k"]) -> Float[Tensor, "k"]:
 
 
 def ratios(norms: Float[Tensor, "k"]) -> Float[Tensor, "k"]:
-    """Median ‖m‖₁ over that of every class, not the paper's: no spread is estimated, so like norms give no large value."""
+    """Median ‖m‖₁ over that of every class. Not the paper's: no spread is estimated that may be near zero by chance."""
     return norms.quantile(0.5) / norms
 
 

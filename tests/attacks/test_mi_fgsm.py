@@ -81,7 +81,7 @@ def test_the_optimum_of_a_linear_classifier_is_found(name):
     assert 0 < int(misled.sum()) < 40
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
     name=st.sampled_from(sorted(ATTACKS)),
     epsilon=st.floats(0, 1),
