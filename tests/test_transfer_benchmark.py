@@ -110,6 +110,7 @@ def test_the_section_says_what_s_gives_beyond_random_signs(monkeypatch):
     assert "5.00 [5.00, 5.00]" in row  # S less random records
     assert "-20.00 [-20.00, -20.00]" in row  # S less all of D
     assert "41.00 [38.52, 43.48]" in row  # t interval of 0.40, 0.41, 0.42
+    assert "At ε of 8: S gives more than as many random records." in transfer_page.section("digits")
     monkeypatch.setattr(transfer_page, "kept", lambda folder, prefix: [])
     assert "Not run yet" in transfer_page.section("mnist")
     unfinished = [part for part in parts if (part["surrogate"], part["seed"]) != ("real", 2)]
