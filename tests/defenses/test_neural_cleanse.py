@@ -19,25 +19,27 @@ from tests.defenses.planted import TARGET, digits, network, normalise, others, t
 from tests.reference import backdoor_defenses as literal
 
 PLAIN = Normalise((0.0,), (1.0,))
-CLEAN = range(5)
+CLEAN = range(6)
 """Seeds of clean networks that the threshold is taken from."""
 
 
 @cache
 def found(seed: int, poisoned: bool) -> Triggers:
-    images = digits().test.take(torch.arange(128))
-    return reverse(network(seed, poisoned), images, normalise(), Config(passes=70), stream(seed, "reverse"))
+    images = digits().test.take(torch.arange(64))
+    return reverse(
+        network(seed, poisoned), images, normalise(), Config(passes=70, batch_size=32), stream(seed, "reverse")
+    )
 
 
 def test_it_is_the_literal_search_class_by_class():
-    images = digits().test.take(torch.arange(12))
+    images = digits().test.take(torch.arange(7))
     settings = {"lr": 0.3, "cost": 0.02, "factor": 1.5, "patience": 2, "success": 0.7}
-    config = Config(passes=9, batch_size=5, lr=0.3, cost=0.02, patience=2, success=0.7)
+    config = Config(passes=7, batch_size=4, lr=0.3, cost=0.02, patience=2, success=0.7)
     made = reverse(network(0, False), images, PLAIN, config, stream(5))
     rng, pixels = stream(5), images.pixels / 255
-    batches = [[pixels[rows] for rows in torch.randperm(12, generator=rng).split(5)] for _ in range(9)]
+    batches = [[pixels[rows] for rows in torch.randperm(7, generator=rng).split(4)] for _ in range(7)]
     kept = 0
-    for label in (0, 3, 7, 9):
+    for label in (3, 7):
         mask, pattern, success, costs = literal.neural_cleanse(network(0, False), batches, label, settings)
         torch.testing.assert_close(made.masks[label], mask, rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(made.patterns[label], pattern, rtol=1e-3, atol=1e-4)
@@ -79,8 +81,8 @@ def test_indices_are_scaled_median_deviations():
 
 def test_ten_normal_norms_exceed_two_often():
     """Why the paper's threshold is not used: the norms of a network without a backdoor, were they normal."""
-    draws = torch.randn(2000, 10, generator=stream(0))
-    above = sum(float(indices(row).max()) > 2 for row in draws) / 2000
+    draws = torch.randn(500, 10, generator=stream(0))
+    above = sum(float(indices(row).max()) > 2 for row in draws) / 500
     assert above > 0.25
 
 
@@ -104,12 +106,9 @@ def test_a_threshold_of_clean_networks_finds_it_and_flags_no_more_of_them_than_i
 
 
 def test_a_clean_network_may_stand_out_more_than_the_paper_allows():
-    """Seed 5: not among those of the threshold above, which it would have raised to 3.4, over a poisoned network's 2.9.
-
-    Its norms are 10 to 13.6, but most are nearly equal. By ratios it is no odd one.
-    """
+    """Seed 5: norms of 10 to 13.7, most of them nearly equal, so that 10 is far below by their spread; not by ratios."""
     assert score(found(5, False)) > 2
-    clean = [float(ratios(found(seed, False).norms).max()) for seed in (*CLEAN, 5)]
+    clean = [float(ratios(found(seed, False).norms).max()) for seed in CLEAN]
     poisoned = [float(ratios(found(seed, True).norms).max()) for seed in range(2)]
     assert max(clean) < 1.5
     assert min(poisoned) > 2
