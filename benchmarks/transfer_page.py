@@ -8,7 +8,7 @@ from typing import Any
 
 from kept_parts import kept
 from result_tables import interval, percent, table
-from transfer_table import ATTACKS, PARTS
+from transfer_table import ATTACKS, PARTS, USUAL
 from utility_tables import origin
 
 from fedsim.training.intervals import mean_ci
@@ -43,19 +43,28 @@ def section(data: str) -> str:
     note = NOTE + ("" if data == "cifar10_small" else GREY) + (EIGHT if data == "digits" else "")
     if not parts:
         return f"{title}\n\n{note}\n\nNot run yet: `python benchmarks/transfer_table.py --data {data}`.\n"
-    seeds = sorted({part["seed"] for part in parts})
-    found = {name: [part for part in parts if part["surrogate"] == name] for name in PARTS}
-    found = {name: ones for name, ones in found.items() if len(ones) == len(seeds)}
+    found, seeds = complete(parts)
     victims = list(parts[0]["asked"]["victims"])
     epsilons = [str(one) for one in parts[0]["asked"]["epsilons"]]
     count = (
-        f"{parts[0]['images']} test images, {len(seeds)} seeds (networks, S and draws; D and test images are the same)."
+        f"{parts[0]['images']} test images, seeds: {len(seeds)} (networks, S and draws; D and test images are the same)."
     )
     said = [
         title, note, count, accuracies(found, victims), by_victim(found, victims, epsilons), by_attack(found, victims, epsilons),
         answer(found, victims, epsilons),
     ]  # fmt: skip
-    return "\n\n".join([*said, origin(parts, f"transfer_table.py --data {data}")]) + "\n"
+    shown = [part for ones in found.values() for part in ones]
+    return "\n\n".join([*said, origin(shown, f"transfer_table.py --data {data}")]) + "\n"
+
+
+def complete(parts: list[Part]) -> tuple[dict[str, list[Part]], list[int]]:
+    """Parts by surrogate, of the seeds that hold all usual surrogates (all seeds where none does), and these seeds."""
+    held = {
+        seed: {part["surrogate"] for part in parts if part["seed"] == seed} for seed in {one["seed"] for one in parts}
+    }
+    seeds = sorted([seed for seed, names in held.items() if names.issuperset(USUAL)] or held)
+    found = {name: [part for part in parts if part["surrogate"] == name and part["seed"] in seeds] for name in PARTS}
+    return {name: ones for name, ones in found.items() if len(ones) == len(seeds)}, seeds
 
 
 def accuracies(found: dict[str, list[Part]], victims: Sequence[str]) -> str:

@@ -115,4 +115,10 @@ def test_the_section_says_what_s_gives_beyond_random_signs(monkeypatch):
     assert "Not run yet" in transfer_page.section("mnist")
     unfinished = [part for part in parts if (part["surrogate"], part["seed"]) != ("real", 2)]
     monkeypatch.setattr(transfer_page, "kept", lambda folder, prefix: unfinished)
-    assert "all of D |" not in transfer_page.section("digits").split("Mean over victims")[0]
+    assert "seeds: 2 (" in transfer_page.section("digits")  # a seed that is not finished is left out
+    monkeypatch.setattr(
+        transfer_page, "kept", lambda folder, prefix: [one for one in parts if one["surrogate"] != "real"]
+    )
+    without = transfer_page.section("digits")
+    assert "seeds: 3 (" in without
+    assert "all of D | " not in without.split("How much")[0]

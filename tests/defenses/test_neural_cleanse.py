@@ -106,7 +106,7 @@ def test_a_threshold_of_clean_networks_finds_it_and_flags_no_more_of_them_than_i
 
 
 def test_a_clean_network_may_stand_out_more_than_the_paper_allows():
-    """Seed 5: norms of 10 to 13.7, most of them nearly equal, so that 10 is far below by their spread; not by ratios."""
+    """Seed 5: norms of 10 to 13.7, most nearly equal, so that 10 is far below by their spread; not by ratios."""
     assert score(found(5, False)) > 2
     clean = [float(ratios(found(seed, False).norms).max()) for seed in CLEAN]
     poisoned = [float(ratios(found(seed, True).norms).max()) for seed in range(2)]
