@@ -46,9 +46,7 @@ def section(data: str) -> str:
     found, seeds = complete(parts)
     victims = list(parts[0]["asked"]["victims"])
     epsilons = [str(one) for one in parts[0]["asked"]["epsilons"]]
-    count = (
-        f"{parts[0]['images']} test images, seeds: {len(seeds)} (networks, S and draws; D and test images are the same)."
-    )
+    count = f"{parts[0]['images']} test images, seeds: {len(seeds)} (networks, S and draws; D and test images are the same)."
     said = [
         title, note, count, accuracies(found, victims), by_victim(found, victims, epsilons), by_attack(found, victims, epsilons),
         answer(found, victims, epsilons),
