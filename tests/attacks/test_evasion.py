@@ -1,0 +1,81 @@
+"""An adaptive attacker: its images are less suspicious to the filter that it knows, and nothing else changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from attacks.evasion import Evading, suspicion_of
+from defenses.upload_checks import Config as ChecksConfig
+from defenses.upload_checks import UploadChecks
+from fedsim.build import Parts
+from fedsim.config import merge, parse_yaml
+from fedsim.data.images import Dataset
+from fedsim.data.synthetic import SyntheticSet
+from fedsim.data.trigger import white
+from fedsim.distill.drive import condense
+from fedsim.experiment import execute
+from fedsim.federated.base import Upload
+from fedsim.schema import FederatedRun, resolve
+from fedsim.seeding import Streams
+from fedsim.types import UserError
+from fedsim.workload import settled
+from tests.attacks.test_restamping import digits, method, task_of  # noqa: F401 - a fixture is used by its name
+from tests.reference.tiny_run import TINY, InlineGrid
+
+
+@pytest.fixture(autouse=True)
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedsim.federated.engines.local.LocalGrid", InlineGrid)
+
+
+def config(**changes: Any) -> FederatedRun:
+    raw = {key: value for key, value in merge(parse_yaml(TINY, "test"), changes).items() if value is not None}
+    return resolve(FederatedRun, raw)
+
+
+def test_its_score_falls_and_without_a_penalty_nothing_changes(digits: Dataset) -> None:  # noqa: F811
+    parts = settled(Parts(config()))
+    setting, task = parts.setting, task_of(digits, white((1, 8, 8), 2, 0), torch.arange(5, 60))
+    honest = task_of(digits, white((1, 8, 8), 2, 0), torch.arange(0))
+    normalise = setting.normalise
+
+    def made(wrapped: Any, one: Any, seed: int) -> SyntheticSet:
+        return condense(wrapped, one, 6, Streams(seed))[0]
+
+    others = [Upload(-1 - seed, 1, 1, synthetic=made(method(), honest, seed)) for seed in (1, 2, 3)]
+    defence = UploadChecks(ChecksConfig())
+    suspicion = suspicion_of(defence, setting, {}, others)
+    plain, evaded = made(method(), task, 9), made(Evading(method(), suspicion, 0.05), task, 9)
+    before, after = (float(suspicion(normalise(one.images))) for one in (plain, evaded))
+    assert after < before
+    assert torch.equal(made(Evading(method(), suspicion, 0.0), task, 9).images, plain.images)
+
+
+def test_it_runs_in_a_federation(tmp_path: Path) -> None:
+    attacker = {"name": "naive", "clients": [1], "size": 2, "adaptive_to": "spectral_signatures"}
+    words: dict[str, Any] = {"rounds": 1, "method": {"ipc": 3}, "controls": {"without_attackers": False}}
+    folder = execute(config(attackers=[attacker], **words), tmp_path)
+    plain = execute(config(attackers=[attacker | {"adaptive_to": None}], **words), tmp_path)
+    sets = [SyntheticSet.load(one / "synthetic/round_001/client_0001.safetensors") for one in (folder, plain)]
+    assert not torch.equal(sets[0].images, sets[1].images)
+    assert torch.equal(sets[0].labels, sets[1].labels)
+
+
+BAD = [
+    ({"adaptive_to": "robust_aggregation"}, {}, "gives no score with a gradient"),
+    ({"adaptive_to": "upload_checks"}, {"algorithm": "fedavg", "method": None, "server": None}, "send weights"),
+    ({"adaptive_to": "upload_check"}, {}, "unknown defense 'upload_check' .did you mean 'upload_checks'"),
+]
+
+
+@pytest.mark.parametrize(("more", "changes", "line"), BAD)
+def test_what_cannot_be_evaded_is_one_line(
+    more: dict[str, Any], changes: dict[str, Any], line: str, tmp_path: Path
+) -> None:
+    attacker = {"name": "naive", "clients": [1], "size": 2} | more
+    with pytest.raises(UserError, match=line):
+        execute(config(attackers=[attacker], controls={"without_attackers": False}, **changes), tmp_path)
