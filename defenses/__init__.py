@@ -1,0 +1,1 @@
+"""Defences of the server against malicious clients: one defence, one file."""
