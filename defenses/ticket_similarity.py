@@ -99,16 +99,27 @@ def ticket_scores(
         )
     if empty := [place for place, upload in enumerate(uploads) if len(upload) == 0]:
         raise UserError(f"ticket_similarity: got no image in upload {empty[0]}; valid: at least one; leave it out")
+    turned = [turned_over(network, start, one, normalise, config, streams, execution=execution) for one in uploads]
+    return compared(turned, config.measure, config.threshold)
+
+
+def turned_over(
+    network: Network,
+    start: Params,
+    upload: Images | SyntheticSet,
+    normalise: Normalise,
+    config: Config,
+    streams: Streams,
+    *,
+    execution: Execution = AS_WRITTEN,
+) -> Masks:
+    """c_k: the bits of m(w_r) that a brief training on one upload turns over; `network` is worked in, on its device."""
     network.load_state_dict(start)
     before = mask_of(network, config)
-    turned = []
-    for upload in uploads:
-        network.load_state_dict(start)
-        images = upload.as_images() if isinstance(upload, SyntheticSet) else upload
-        on_device = images.to(next(network.parameters()).device)
-        fit(network, on_device, normalise, config.train, streams.generator("train"), execution=execution)
-        turned.append(changed(mask_of(network, config), before))
-    return compared(turned, config.measure, config.threshold)
+    images = upload.as_images() if isinstance(upload, SyntheticSet) else upload
+    on_device = images.to(next(network.parameters()).device)
+    fit(network, on_device, normalise, config.train, streams.generator("train"), execution=execution)
+    return changed(mask_of(network, config), before)
 
 
 def mask_of(network: Network, config: Config) -> Masks:
