@@ -41,7 +41,7 @@ class Scale:
 
 
 SCALES = {
-    "digits": Scale(2, 16, 40, 2, 10, 0.1, 64, 150),
+    "digits": Scale(2, 8, 40, 2, 10, 0.1, 64, 150),
     "mnist": Scale(3, 32, 500, 4, 10, 0.05, 128, 500),
 }
 
