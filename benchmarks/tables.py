@@ -10,6 +10,7 @@ from federated_cells import FEDMK_ON_MNIST
 from federated_tables import ablations, comparison, grids, private
 from gradient_tables import gradients
 from result_tables import architectures, curves, distillation, fedavg, federated, shelf
+from ticket_training_tables import tickets
 from utility_tables import sections
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
@@ -124,6 +125,7 @@ def page() -> str:
         *gradients(),
         *evidence(),
         *sections(),
+        *tickets(),
     ])  # fmt: skip
 
 

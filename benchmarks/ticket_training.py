@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -21,46 +21,36 @@ from fedsim.training.tickets import Masks
 from fedsim.training.train import TrainConfig
 from fedsim.types import Params
 
-KEPT = {3: 0.512, 7: 0.210, 10: 0.107}
-"""Rounds of pruning by a fifth, and what is kept then."""
 SHARES = (0.1, 0.01)
 """Shares of the training images poisoned."""
 FEDERATION = {"clients": 5, "rounds": 8, "epochs": 2, "poison": 0.5}
 CUTS = {0.5: 0.5, 0.2: 0.6, 0.1: 0.5}
-"""By the share kept what is pruned to get there from the one before."""
+"""By the share kept what is pruned to get there from the one before: four trainings in the place of eleven."""
 
 
 def vulnerability_part(bench: Bench, seed: int) -> dict[str, Any]:
     """Dense networks and their tickets on poisoned data, random masks beside, and the same on clean data."""
-    target, train = target_of(bench, seed), bench.dataset.train
+    target, train, rows = target_of(bench, seed), bench.dataset.train, []
     first = state(bench.fresh(Streams(seed).generator("first")))
-    rows = [{"poison": 0.0, "mask": "ticket", **one} for one in of_tickets(bench, train, first, seed, target)[0]]
-    for share in SHARES:
+    for share in (0.0, *SHARES):
         data = poisoned(train, target, share, bench.scale.patch, numpy_stream(seed, "poison", str(share)))
-        found, masks = of_tickets(bench, data, first, seed, target)
-        rows += [{"poison": share, "mask": "ticket", **one} for one in found]
-        for number, one in masks.items():
-            network = trained(
-                bench, tickets.random_masks(one, Streams(seed).generator("random", number)), data, first, seed
-            )
-            rows.append({"poison": share, "mask": "random", "keep": KEPT[number], **success(bench, network, target)})
+        for keep, masks, network in cuts(bench, data, first, seed):
+            rows.append({"poison": share, "mask": "ticket", "keep": keep, **success(bench, network, target)})
+            if share and keep < 1:
+                other = tickets.random_masks(masks, Streams(seed).generator("random", str(keep)))
+                beside = success(bench, trained(bench, other, data, first, seed), target)
+                rows.append({"poison": share, "mask": "random", "keep": keep, **beside})
     return {"seed": seed, "target": target, "rows": rows}
 
 
-def of_tickets(
-    bench: Bench, data: Images, first: Params, seed: int, target: int
-) -> tuple[list[dict[str, Any]], dict[int, Masks]]:
-    """Success and accuracy of the dense network and of tickets found and trained on the same data; their masks."""
-    network = bench.fresh(Streams(seed).generator("template"))
-    network.load_state_dict(first)
-    rows, masks = [], {}
-    config = tickets.Config(rounds=max(KEPT), train=bench.train)
-    for one in tickets.rounds(network, data.to(bench.device), bench.normalise, config, Streams(seed, ("prune",))):
-        if one.number == 0 or one.number in KEPT:
-            rows.append({"keep": KEPT.get(one.number, 1.0), **success(bench, network, target)})
-        if one.number in KEPT:
-            masks[one.number] = one.masks
-    return rows, masks
+def cuts(bench: Bench, data: Images, first: Params, seed: int) -> Iterator[tuple[float, Masks, Network]]:
+    """The dense network and its tickets, each cut from the one before and trained from `first` on the same data."""
+    masks: Masks = tickets.whole(bench.fresh(Streams(seed).generator("template")))
+    for keep in (1.0, *CUTS):
+        if keep < 1:
+            masks = tickets.pruned(masks, state(network), CUTS[keep])
+        network = trained(bench, masks, data, first, seed)
+        yield keep, masks, network
 
 
 def trained(bench: Bench, masks: Masks, data: Images, first: Params, seed: int) -> Network:
@@ -75,33 +65,29 @@ def trained(bench: Bench, masks: Masks, data: Images, first: Params, seed: int) 
 def transfer_part(bench: Bench, seed: int) -> dict[str, Any]:
     """Accuracy on real data of tickets found on real data, on distilled sets, on random real images, and of random masks."""
     first, train = state(bench.fresh(Streams(seed).generator("first"))), bench.dataset.train
-    found = {"real": pruned_on(bench, train, first, seed, len(train))}
+    size = bench.scale.per_class * bench.dataset.num_classes
+    found = {"real": last_masks(bench, train, first, seed)}
     for kind, ipc in KINDS.items():
         if ipc:
             some = bench.taken([one[:ipc] for one in bench.rows(seed)])
             for name, one in {kind: bench.of_kind(kind, train, seed), f"random{ipc}": some}.items():
-                found[name] = pruned_on(bench, one, first, seed, bench.scale.per_class * bench.dataset.num_classes)
+                found[name] = last_masks(bench, repeated(one, size), first, seed)
     found["random mask"] = {
-        number: tickets.random_masks(one, Streams(seed).generator("random", number))
-        for number, one in found["real"].items()
-    }
+        keep: tickets.random_masks(one, Streams(seed).generator("random", str(keep))) for keep, one in found["real"].items()
+    }  # fmt: skip
     whole = tickets.whole(bench.fresh(Streams(seed).generator("template")))
     dense = bench.accuracy(trained(bench, whole, train, first, seed))
     rows = [
-        {"mask": name, "keep": KEPT[number], "accuracy": bench.accuracy(trained(bench, one, train, first, seed))}
+        {"mask": name, "keep": keep, "accuracy": bench.accuracy(trained(bench, one, train, first, seed))}
         for name, masks in found.items()
-        for number, one in masks.items()
+        for keep, one in masks.items()
     ]
     return {"seed": seed, "dense": dense, "rows": rows}
 
 
-def pruned_on(bench: Bench, data: Images, first: Params, seed: int, size: int) -> dict[int, Masks]:
-    """Masks found on a set, an epoch being `size` images of it."""
-    network = bench.fresh(Streams(seed).generator("template"))
-    network.load_state_dict(first)
-    images, config = repeated(data, size).to(bench.device), tickets.Config(rounds=max(KEPT), train=bench.train)
-    every = tickets.rounds(network, images, bench.normalise, config, Streams(seed, ("prune",)))
-    return {one.number: one.masks for one in every if one.number in KEPT and one.number > 3}
+def last_masks(bench: Bench, data: Images, first: Params, seed: int) -> dict[float, Masks]:
+    """Masks of a set that keep a fifth and a tenth."""
+    return {keep: masks for keep, masks, _ in cuts(bench, data, first, seed) if keep < 0.5}
 
 
 class Masked(FedAvg):
