@@ -9,7 +9,7 @@ import torch
 from ticket_cases import Bench, poisoned, repeated
 
 from defenses.ticket_similarity import Config as DefenceConfig
-from defenses.ticket_similarity import compared, mask_of, turned_over
+from defenses.ticket_similarity import bits_of, compared, mask_of
 from fedsim.audit.statistics.masks import by_layer, changed, likeness
 from fedsim.data.images import Images
 from fedsim.data.partition import Dirichlet, DirichletConfig
@@ -188,7 +188,7 @@ def scored(
 
     def turned(images: Images) -> Masks:
         whole = repeated(images, max(len(one) for one in honest))
-        return turned_over(network, start, whole, bench.normalise, config, streams)
+        return bits_of(network, start, whole, bench.normalise, config, streams)
 
     base, found = [turned(one) for one in honest], {}
     for name, upload in {"none": None, **attacks}.items():

@@ -56,6 +56,9 @@ class Config(Section):
     """Share of weights, or of channels, that a mask keeps."""
     scope: Scope = "global"
     """Under `magnitude`, whether the smallest are those of all layers together or of each."""
+    compare: Literal["changed", "masks"] = "changed"
+    """`changed`: the bits of m(w_r) that the upload turned over; `masks`: m_k itself, of which a client that turns over
+    more than the others has less in common with all of them."""
     measure: Measure = "iou"
     """Likeness of two masks."""
     threshold: float = Field(default=3.5, gt=0)
@@ -99,11 +102,11 @@ def ticket_scores(
         )
     if empty := [place for place, upload in enumerate(uploads) if len(upload) == 0]:
         raise UserError(f"ticket_similarity: got no image in upload {empty[0]}; valid: at least one; leave it out")
-    turned = [turned_over(network, start, one, normalise, config, streams, execution=execution) for one in uploads]
-    return compared(turned, config.measure, config.threshold)
+    bits = [bits_of(network, start, one, normalise, config, streams, execution=execution) for one in uploads]
+    return compared(bits, config.measure, config.threshold)
 
 
-def turned_over(
+def bits_of(
     network: Network,
     start: Params,
     upload: Images | SyntheticSet,
@@ -113,13 +116,14 @@ def turned_over(
     *,
     execution: Execution = AS_WRITTEN,
 ) -> Masks:
-    """c_k: the bits of m(w_r) that a brief training on one upload turns over; `network` is worked in, on its device."""
+    """c_k, or m_k under `compare: masks`, after a brief training on one upload; `network` is worked in, on its device."""
     network.load_state_dict(start)
-    before = mask_of(network, config)
+    before = mask_of(network, config) if config.compare == "changed" else None
     images = upload.as_images() if isinstance(upload, SyntheticSet) else upload
     on_device = images.to(next(network.parameters()).device)
     fit(network, on_device, normalise, config.train, streams.generator("train"), execution=execution)
-    return changed(mask_of(network, config), before)
+    after = mask_of(network, config)
+    return after if before is None else changed(after, before)
 
 
 def mask_of(network: Network, config: Config) -> Masks:
@@ -130,11 +134,11 @@ def mask_of(network: Network, config: Config) -> Masks:
     return magnitude_mask(weights, prunable(network), config.keep, config.scope)
 
 
-def compared(turned: Sequence[Masks], measure: Measure, threshold: float) -> TicketScores:
-    """Scores from c_1 … c_K. Two that both turned over nothing, or both everything, are alike by 1."""
-    table = np.full((len(turned), len(turned)), np.nan)
-    for left, one in enumerate(turned):
-        for right, other in enumerate(turned[:left]):
+def compared(bits: Sequence[Masks], measure: Measure, threshold: float) -> TicketScores:
+    """Scores from c_1 … c_K. Two of which both hold nothing, or both everything, are alike by 1."""
+    table = np.full((len(bits), len(bits)), np.nan)
+    for left, one in enumerate(bits):
+        for right, other in enumerate(bits[:left]):
             found = likeness(one, other, measure)
             value = found.value if found.corrected is None else found.corrected
             table[left, right] = table[right, left] = value

@@ -87,6 +87,23 @@ def test_scores_are_those_of_masks_trained_from_the_start(norm: Norm):
     assert found.likeness[0, 1] == found.likeness[1, 0] == expected
 
 
+def test_masks_can_be_compared_as_they_are():
+    uploads, start = [upload(seed) for seed in range(3)], state(network())
+    plain = CONFIG.model_copy(update={"compare": "masks"})
+    found = ticket_scores(network(), start, uploads, NORMALISE, plain, Streams(5))
+    net = network()
+    before = mask_of(net, CONFIG)
+    masks = []
+    for one in uploads:
+        net.load_state_dict(start)
+        fit(net, one, NORMALISE, CONFIG.train, Streams(5).generator("train"))
+        masks.append(mask_of(net, CONFIG))
+    assert found.likeness[2, 1] == likeness(masks[1], masks[2], "iou").corrected
+    other = ticket_scores(network(), start, uploads, NORMALISE, CONFIG, Streams(5)).likeness[2, 1]
+    assert other == likeness(changed(masks[1], before), changed(masks[2], before), "iou").corrected
+    assert other != found.likeness[2, 1]
+
+
 def test_scores_follow_the_clients():
     uploads = [upload(seed, stripes="columns" if seed == 1 else "rows") for seed in range(5)]
     start, order = state(network()), [3, 1, 0, 4, 2]
