@@ -116,7 +116,7 @@ def bits_of(
     *,
     execution: Execution = AS_WRITTEN,
 ) -> Masks:
-    """c_k, or m_k under `compare: masks`, after a brief training on one upload; `network` is worked in, on its device."""
+    """c_k, or m_k under `compare: masks`, after a training on one upload; `network` is worked in, on its device."""
     network.load_state_dict(start)
     before = mask_of(network, config) if config.compare == "changed" else None
     images = upload.as_images() if isinstance(upload, SyntheticSet) else upload
