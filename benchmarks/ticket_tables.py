@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from kept_parts import kept
-from result_tables import percent, table
+from result_tables import interval, percent, table
 from ticket_cases import KINDS
 from ticket_likeness import CLIENTS, PAIRS
 
@@ -20,6 +20,9 @@ Part = dict[str, Any]
 NAMES = {"real": "real", "dm1": "dm, 1 per class", "dm10": "dm, 10 per class"}
 MASKS = {"iterated": "iterated", "cut": "one cut", "scales": "early bird"}
 SCORES = {"changed_iou": "IoU of changed bits", "masks_hamming": "Hamming of masks", "masks_iou": "IoU of masks"}
+
+FOUND: dict[str, str] = {}
+"""What the tables on the defence say, in words."""
 
 
 def section(title: str, note: str, data: str, words: str, parts: Sequence[Part], body: Sequence[str]) -> str:
@@ -157,7 +160,29 @@ def defences(data: str) -> str:
         ]
         for key, found in cells.items()
     ]
-    return section(f"Ticket similarity as a defence, {data}", note, data, "defence", parts, [table(header, rows)])
+    alone = kept("tickets", f"{data}_carried_")
+    body = [
+        FOUND.get(data, ""), table(header, rows),
+        "Whether there is anything to see: success of the trigger on a dense network that is trained on the set of one client alone "
+        "(the first set of the section above), stamped and relabelled and then condensed.",
+        table(*carried(alone)),
+    ]  # fmt: skip
+    return section(f"Ticket similarity as a defence, {data}", note, data, "defence carried", [*parts, *alone], body)
+
+
+def carried(parts: list[Part]) -> tuple[list[str], list[list[str]]]:
+    """A row for each kind of set and share poisoned."""
+    cells: dict[tuple[str, float], list[Part]] = defaultdict(list)
+    for part in parts:
+        for row in part["rows"]:
+            cells[row["kind"], row["poison"]].append(row)
+    order = sorted(cells, key=lambda key: (list(KINDS).index(key[0]), key[1]))
+    rows = [
+        [NAMES[kind], f"{100 * share:g}", str(len(cells[kind, share])),
+         *(interval([one[what] for one in cells[kind, share]]) for what in ("asr", "accuracy"))]
+        for kind, share in order
+    ]  # fmt: skip
+    return ["set", "poisoned %", "n", "ASR %", "accuracy %"], rows
 
 
 def judged(cells: list[Part], score: str, threshold: float) -> list[str]:

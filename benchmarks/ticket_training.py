@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from ticket_cases import KINDS, Bench, poisoned, repeated, success
-from ticket_likeness import target_of
+from ticket_likeness import sets, target_of
 
 from fedsim.data.images import Images
 from fedsim.federated.algorithms.fedavg import Config as FedAvgConfig
@@ -40,6 +40,21 @@ def vulnerability_part(bench: Bench, seed: int) -> dict[str, Any]:
                 other = tickets.random_masks(masks, Streams(seed).generator("random", str(keep)))
                 beside = success(bench, trained(bench, other, data, first, seed), target)
                 rows.append({"poison": share, "mask": "random", "keep": keep, **beside})
+    return {"seed": seed, "target": target, "rows": rows}
+
+
+def carried_part(bench: Bench, seed: int) -> dict[str, Any]:
+    """Success of the trigger on dense networks trained on one client's set alone, poisoned and then condensed or not."""
+    target, rows, clean = target_of(bench, seed), [], sets(bench, seed)["a"]
+    first = state(bench.fresh(Streams(seed).generator("first")))
+    whole = tickets.whole(bench.fresh(Streams(seed).generator("template")))
+    for share in (0.0, 0.1, 0.5):
+        data = poisoned(clean, target, share, bench.scale.patch, numpy_stream(seed, "poison", "a"))
+        for kind in KINDS:
+            one = repeated(bench.of_kind(kind, data, seed, "carried"), len(clean))
+            rows.append(
+                {"kind": kind, "poison": share, **success(bench, trained(bench, whole, one, first, seed), target)}
+            )
     return {"seed": seed, "target": target, "rows": rows}
 
 

@@ -11,7 +11,8 @@ class in common, and the mask of the first weights.
 
 `defence_KIND`: defenses/ticket_similarity.py on eight clients, one of them poisoned or none, and the same score on the masks
 themselves. `vulnerability`: success of the trigger on dense networks and on their tickets. `fedavg`: the same where one client of five
-is poisoned. `transfer`: tickets found on one set and trained on the real data.
+is poisoned. `transfer`: tickets found on one set and trained on the real data. `carried`: what one client's poisoned set
+does to a network that is trained on nothing else.
 
 A part is of one seed, kept under benchmarks/results/tickets/; kept ones are not made again.
 """
@@ -26,13 +27,14 @@ import torch
 from kept_parts import ROOT, chosen, chosen_device, keep, provenance, told
 from ticket_cases import KINDS, Bench
 from ticket_likeness import defence_part, likeness_part
-from ticket_training import fedavg_part, transfer_part, vulnerability_part
+from ticket_training import carried_part, fedavg_part, transfer_part, vulnerability_part
 
 FOLDER = ROOT / "tickets"
 ALONE: dict[str, Callable[[Bench, int], dict[str, Any]]] = {
     "vulnerability": vulnerability_part,
     "fedavg": fedavg_part,
     "transfer": transfer_part,
+    "carried": carried_part,
 }
 OF_KINDS: dict[str, Callable[[Bench, str, int], dict[str, Any]]] = {"likeness": likeness_part, "defence": defence_part}
 PARTS = [*(f"{name}_{kind}" for name in OF_KINDS for kind in KINDS), *ALONE]
