@@ -22,13 +22,13 @@ MASKS = {"iterated": "iterated", "cut": "one cut", "scales": "early bird"}
 SCORES = {"changed_iou": "IoU of changed bits", "masks_hamming": "Hamming of masks", "masks_iou": "IoU of masks"}
 
 FOUND = {
-    "digits": "**Does ticket similarity tell poisoned from honest sets? Of real images yes, of synthetic ones hardly: at a tenth poisoned no, at half "
+    "digits": "**Does ticket similarity tell poisoned from honest sets? Of real images of clients with equal classes yes; of synthetic ones at a tenth poisoned no, at half "
     "mostly.** From the first weights much of what it sees is the labels: an honest client with as many images of the target's class is "
     "ranked as low. From trained weights the masks themselves tell the trigger from the labels (`poisoned` near 1, `labels` near 0.5), and the bits "
     "that training turned over do not, at this threshold: few bits are turned over there, and likeness relative to their number "
     "takes away that a poisoned client turns over more. With a tenth poisoned, sets of `dm` are no clearer than the honest set with "
     "those labels at the first weights, and are found in one seed of five at trained ones; but they also carry the trigger poorly (last table). Clients of unlike "
-    "classes (Dirichlet 0.5) cost false positives. Five seeds, eight clients, no adaptive attacker: a weak result either way where intervals are wide."
+    "classes (Dirichlet 0.5) hide a tenth poisoned from the first weights (AUROC 0.6) and cost false positives from trained ones. Five seeds, eight clients, no adaptive attacker: a weak result either way where intervals are wide."
 }
 """What the tables on the defence say, in words."""
 
