@@ -67,23 +67,23 @@ def fit(
     rng: torch.Generator,
     *,
     execution: Execution = AS_WRITTEN,
-    progress: Callable[[int, float], None] | None = None,
+    progress: Callable[[int, float], bool | None] | None = None,
     adjust: Callable[[Network], None] | None = None,
+    first: int = 0,
 ) -> float:
     """Train `network` in place and return the mean loss of the last epoch.
 
     `images` lie on the network's device. A batch is passed through in pieces as `execution` says; gradients add up to
     those of the whole batch, except under batch norm, which always sees the whole batch. `progress(epoch, loss)` is
-    called after every epoch; `adjust(network)` may change a batch's gradient before its step. `rng` is on the CPU.
+    called after every epoch and ends the training by returning True; `adjust(network)` may change a batch's gradient
+    before its step. `rng` is on the CPU. Epochs before `first`, from 0, count as done, for the schedule alone.
     """
     runner = Runner(network, execution)
-    optimiser = torch.optim.SGD(
-        network.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
-    )
+    optimiser = _sgd(network, config)
     network.train()
     device = images.pixels.device
     loss = torch.zeros((), device=device)
-    for epoch in range(config.epochs):
+    for epoch in range(first, config.epochs):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(config, epoch)
         loss = torch.zeros((), device=device)
@@ -95,12 +95,13 @@ def fit(
                 adjust(network)
             optimiser.step()
         loss /= len(images)
-        if progress is not None:
-            progress(epoch + 1, float(loss))
+        if progress is not None and progress(epoch + 1, float(loss)) is True:
+            break
     network.eval()
     return float(loss)
 
 
+<<<<<<< HEAD
 def follow(network: Network, images: Images, normalise: Normalise, *, execution: Execution = AS_WRITTEN) -> float:
     """Train `network` in place by the steps that were learned with `images` (data/rates.py); return the last loss.
 
@@ -120,6 +121,12 @@ def follow(network: Network, images: Images, normalise: Normalise, *, execution:
                 optimiser.step()
     network.eval()
     return float(loss)
+=======
+def _sgd(network: Network, config: TrainConfig) -> torch.optim.SGD:
+    return torch.optim.SGD(
+        network.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+    )
+>>>>>>> tickets
 
 
 def learning_rate(config: TrainConfig, epoch: int) -> float:

@@ -80,6 +80,22 @@ def test_the_rate_drops_once_after_half_the_epochs(epochs: int, before: int) -> 
     torch.testing.assert_close(flatten(state(trained(config))), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_epochs_that_count_as_done_are_so_for_the_schedule(first: int) -> None:
+    config = PLAIN.model_copy(update={"epochs": 3, "schedule": "step"})
+    expected, _ = by_hand(config, [0.1, 0.1, 0.01][first:])
+    torch.testing.assert_close(flatten(state(trained(config, first=first))), expected, rtol=0, atol=1e-6)
+
+
+def test_progress_ends_the_training_by_true_alone() -> None:
+    longer = PLAIN.model_copy(update={"epochs": 5})
+    ended = trained(longer, progress=lambda epoch, loss: epoch == 2)
+    assert torch.equal(flatten(state(ended)), flatten(state(trained(PLAIN))))
+    heard: list[int] = []
+    trained(longer, progress=lambda epoch, loss: heard.append(epoch))
+    assert heard == [1, 2, 3, 4, 5]
+
+
 @pytest.mark.parametrize("chunk", [1, 2, 3, 4, 100])
 def test_pieces_add_up_to_the_whole_batch(chunk: int) -> None:
     whole, pieces = (flatten(state(trained(PLAIN, execution=Execution(size)))) for size in (0, chunk))
