@@ -10,11 +10,8 @@ from federated_cells import FEDMK_ON_MNIST
 from federated_tables import ablations, comparison, grids, private
 from gradient_tables import gradients
 from result_tables import architectures, curves, distillation, fedavg, federated, shelf
-<<<<<<< HEAD
-from transfer_page import transfers
-=======
 from ticket_training_tables import tickets
->>>>>>> tickets
+from transfer_page import transfers
 from utility_tables import sections
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
@@ -129,11 +126,8 @@ def page() -> str:
         *gradients(),
         *evidence(),
         *sections(),
-<<<<<<< HEAD
         *transfers(),
-=======
         *tickets(),
->>>>>>> tickets
     ])  # fmt: skip
 
 

@@ -51,7 +51,7 @@ class Config(Section):
     over_rows: Literal["mean", "max"] = "mean"
     """How the scores of a client's rows of one class become one."""
     threshold: float = Field(default=6.0, gt=0)
-    """Robust z beyond which an upload is left out; calibrate it on clean rounds (`suspicion.threshold_at`)."""
+    """Robust z beyond which an upload is left out; calibrate it on clean rounds (`calibration.threshold`)."""
 
 
 def signatures(features: Float[Tensor, "n d"], directions: int = 1) -> Float[Tensor, "n"]:

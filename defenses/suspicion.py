@@ -1,4 +1,4 @@
-"""From numbers about clients to verdicts: robust z-scores, a threshold from clean rounds, what is left out.
+"""From numbers about clients to verdicts: robust z-scores, and what is left out.
 
     z_k = (s_k − med s) / (1.4826 med |s − med s|)          1.4826: the scale of a Gaussian's deviation
 
@@ -7,10 +7,10 @@ deviation (Iglewicz and Hoaglin), and where all agree every z is 0. With K clien
 ones has z = K / 1.2533 then.
 
 A threshold on z is no probability: a round has few clients, clients differ (label skew) and a score that is the
-largest of many has a heavy tail. So a default is a place to start, and `threshold_at` takes one from clean rounds.
+largest of many has a heavy tail. So a default is a place to start; calibration.py takes one from clean rounds.
 
-Source  Iglewicz, Hoaglin, "How to Detect and Handle Outliers", ASQC 1993 (both scales); Vovk, Gammerman, Shafer,
-        "Algorithmic Learning in a Random World", Springer 2005 (the threshold is conformal).        Code    none read.
+Source  Iglewicz, Hoaglin, "How to Detect and Handle Outliers", ASQC 1993 (both scales).
+Code    none read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fedsim.federated.defences import Verdict
-from fedsim.types import UserError
 
 LEAST = 3
 """Clients that must hold a class before one of them can differ from the others in it."""
@@ -79,29 +78,6 @@ def largest(cells: Float[Tensor, "m k"]) -> Float[Tensor, "m"]:
     """The largest number of each row; NaN where it has none."""
     without = cells.isnan().all(1)
     return cells.nan_to_num(nan=-torch.inf).amax(1).masked_fill(without, torch.nan)
-
-
-def threshold_at(clean: Sequence[float], false_positives: float) -> float:
-    """A threshold that a further clean score exceeds with probability at most `false_positives`.
-
-    `clean` are scores of clients of rounds without an attacker, of the same federation and settings. The threshold is
-    the ⌈(n + 1)(1 − α)⌉-th smallest of them; the bound holds where the next score is exchangeable with them, which
-    scores of one round are among each other only roughly. Raises `UserError` for α outside (0, 1), scores that are no
-    numbers, and fewer than 1/α − 1 of them.
-    """
-    if not 0 < false_positives < 1:
-        raise UserError(f"false_positives: got {false_positives}; valid: more than 0 and less than 1")
-    if odd := [score for score in clean if not math.isfinite(score)]:
-        raise UserError(f"clean: got a score of {odd[0]}; valid: finite scores of clients that were judged")
-    # a rounding above an integer must not cost a rank
-    rank = math.ceil((len(clean) + 1) * (1 - false_positives) - 1e-9)
-    if rank > len(clean) or not clean:
-        needed = math.ceil(1 / false_positives - 1 - 1e-9)
-        raise UserError(
-            f"clean: got {len(clean)} scores; a rate of {false_positives:g} takes at least {needed}: more clean "
-            "rounds, or a larger rate"
-        )
-    return sorted(clean)[rank - 1]
 
 
 def verdicts(clients: Sequence[int], scores: Float[Tensor, "m"], threshold: float) -> list[Verdict]:

@@ -21,17 +21,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float64
 from pydantic import Field
 
+from defenses.suspicion import LEAST, robust_z, verdicts
 from fedsim.audit.statistics.masks import Measure, changed, likeness
 from fedsim.config import Section
 from fedsim.data.images import Images
 from fedsim.data.synthetic import SyntheticSet
 from fedsim.data.transforms import Normalise
+from fedsim.federated.base import ServerState, Setting, Upload, network_with
+from fedsim.federated.defences import Sends, Verdict
 from fedsim.models.execution import AS_WRITTEN, Execution
 from fedsim.models.functional import state
 from fedsim.models.network import Network
@@ -40,9 +44,6 @@ from fedsim.training.early_bird import gamma_mask, scales
 from fedsim.training.tickets import Masks, Scope, magnitude_mask, prunable
 from fedsim.training.train import TrainConfig, fit
 from fedsim.types import Params, UserError
-
-LEAST = 3
-"""Clients below which there is no majority to differ from."""
 
 
 class Config(Section):
@@ -72,13 +73,37 @@ class TicketScores:
     """What the defence says of K clients, in the order of their uploads."""
 
     z: Float64[np.ndarray, "clients"]
-    """Robust z; below 0 is less like the others than most. Infinite where more than half agree to the last bit."""
+    """Robust z (suspicion.py); below 0 is less like the others than most."""
     median: Float64[np.ndarray, "clients"]
     """s_k: 0 by chance, at most 1."""
     likeness: Float64[np.ndarray, "clients clients"]
     """Chance-corrected likeness of every two; NaN on the diagonal."""
     flagged: Bool[np.ndarray, "clients"]
     """z < −τ."""
+
+
+class TicketSimilarity:
+    """The filter."""
+
+    Config = Config
+    sends: ClassVar[Sends] = "synthetic"
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def inspect(
+        self, setting: Setting, state: ServerState, uploads: Sequence[Upload], streams: Streams
+    ) -> Sequence[Verdict]:
+        """−z of each client; no judgement where fewer than three are there."""
+        clients = [one.client for one in uploads]
+        if len(uploads) < LEAST:
+            return verdicts(clients, torch.full((len(uploads),), torch.nan), self.config.threshold)
+        sets = [one.synthetic for one in uploads if one.synthetic is not None]
+        network = network_with(setting, state.weights)
+        found = ticket_scores(
+            network, state.weights, sets, setting.normalise, self.config, streams, execution=setting.execution
+        )
+        return verdicts(clients, torch.from_numpy(-found.z), self.config.threshold)
 
 
 def ticket_scores(
@@ -143,17 +168,5 @@ def compared(bits: Sequence[Masks], measure: Measure, threshold: float) -> Ticke
             value = found.value if found.corrected is None else found.corrected
             table[left, right] = table[right, left] = value
     median = np.nanmedian(table, axis=1)
-    z = robust_z(median)
+    z = robust_z(torch.from_numpy(median)).numpy()
     return TicketScores(z, median, table, z < -threshold)
-
-
-def robust_z(values: Float64[np.ndarray, "n"]) -> Float64[np.ndarray, "n"]:
-    """(x − median)/(1.4826 · median absolute deviation); without deviation 0 at the median, infinite off it.
-
-    1.4826 makes it a standard deviation for normal values.
-    """
-    apart = values - np.median(values)
-    spread = 1.4826 * np.median(np.abs(apart))
-    if spread > 0:
-        return apart / spread
-    return np.where(apart == 0, 0.0, np.copysign(np.inf, apart))

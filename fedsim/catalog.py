@@ -106,6 +106,7 @@ CATALOG: dict[str, dict[str, str]] = {
         "activation_clustering": "defenses.activation_clustering:ActivationClustering",
         "influence": "defenses.influence:Influence",
         "robust_aggregation": "defenses.robust_aggregation:RobustAggregation",
+        "ticket_similarity": "defenses.ticket_similarity:TicketSimilarity",
     },
     "attack": {
         "loss_threshold": "attacks.loss_threshold:LossThreshold",

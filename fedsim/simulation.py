@@ -122,9 +122,11 @@ def _rounds(
 
 
 def _verdicts(record: RoundRecord) -> dict[str, dict[str, Any]]:
-    """What each filter said of each client in a round: [score, flagged]."""
+    """What each filter said of each client in a round that it could judge: [score, flagged]."""
     found = verdicts_in(record.metrics)
-    return {name: {str(one.client): [one.score, one.flagged] for one in said} for name, said in found.items()}
+    return {
+        name: {str(one.client): [one.score, one.flagged] for one in said if one.judged} for name, said in found.items()
+    }
 
 
 def _contract(config: FederatedRun, setting: Setting, per_class: int, weights: Params | None) -> Contract:

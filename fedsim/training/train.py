@@ -101,7 +101,6 @@ def fit(
     return float(loss)
 
 
-<<<<<<< HEAD
 def follow(network: Network, images: Images, normalise: Normalise, *, execution: Execution = AS_WRITTEN) -> float:
     """Train `network` in place by the steps that were learned with `images` (data/rates.py); return the last loss.
 
@@ -121,12 +120,12 @@ def follow(network: Network, images: Images, normalise: Normalise, *, execution:
                 optimiser.step()
     network.eval()
     return float(loss)
-=======
+
+
 def _sgd(network: Network, config: TrainConfig) -> torch.optim.SGD:
     return torch.optim.SGD(
         network.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
     )
->>>>>>> tickets
 
 
 def learning_rate(config: TrainConfig, epoch: int) -> float:

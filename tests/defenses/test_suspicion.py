@@ -9,9 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from defenses.suspicion import class_deviations, largest, median, robust_z, threshold_at, verdicts
+from defenses.suspicion import class_deviations, largest, median, robust_z, verdicts
 from fedsim.federated.defences import Verdict
-from fedsim.types import UserError
 from tests.reference import defences as reference
 
 GRAINS = st.integers(-1000, 1000).map(lambda whole: whole / 16)
@@ -63,34 +62,6 @@ def test_classes_are_compared_where_three_hold_them() -> None:
     assert worst[:3].tolist() == pytest.approx([1 / 1.4826, 0, 2 / 1.4826])
     assert bool(worst[3].isnan())
     assert bool(class_deviations(cells, torch.zeros_like(held)).isnan().all())
-
-
-@settings(max_examples=40)
-@given(st.lists(GRAINS, min_size=20, max_size=40, unique=True), st.sampled_from([0.05, 0.1, 0.25]))
-def test_a_further_clean_score_exceeds_the_threshold_at_most_so_often(scores: list[float], rate: float) -> None:
-    """Exchangeable scores: each of them is as likely the further one."""
-    exceeded = [one > threshold_at([other for other in scores if other != one], rate) for one in scores]
-    assert sum(exceeded) <= rate * len(scores) + 1e-9
-    assert sum(exceeded) == math.floor(rate * len(scores) + 1e-9)
-
-
-def test_nineteen_scores_give_five_in_a_hundred_by_the_largest() -> None:
-    assert threshold_at([float(one) for one in range(19)], 0.05) == 18
-    assert threshold_at([float(one) for one in range(39)], 0.05) == 37
-
-
-@pytest.mark.parametrize(
-    ("clean", "rate", "line"),
-    [
-        ([1.0] * 18, 0.05, "got 18 scores; a rate of 0.05 takes at least 19"),
-        ([], 0.5, "got 0 scores; a rate of 0.5 takes at least 1"),
-        ([1.0], 1.0, "false_positives: got 1.0"),
-        ([1.0, math.nan], 0.5, "got a score of nan"),
-    ],
-)
-def test_a_rate_that_the_scores_cannot_give(clean: list[float], rate: float, line: str) -> None:
-    with pytest.raises(UserError, match=line):
-        threshold_at(clean, rate)
 
 
 def test_verdicts() -> None:
