@@ -1,8 +1,9 @@
 """An attacker that knows the defence: while it condenses, its images also descend the filter's score of it.
 
     S_k ← Π( S_k − η_c ∇ L(S_k) )                      a step of the method, on poisoned records
-    S_k ← Π( S_k − p · ∇ a(S_k) / rms ∇ a(S_k) )       a = the filter's score of this client among stand-ins
-                                                       Π  the box of pixels, p in units of the network input
+    S_k ← Π( S_k − p/2ʲ · ∇ a(S_k) / max |∇ a(S_k)| )  a  the filter's score of this client among stand-ins
+                                                       Π  the box of pixels      p  in units of the network input
+                                                       j  the first of 0 … 4 that lowers a; no step where none does
 
 It holds no other upload. It stands in for them with honest sets of its own clean records, condensed from other random
 streams. Only a filter whose score has a gradient in the pixels can be evaded so.
@@ -36,6 +37,8 @@ from fedsim.federated.upload_rows import Rows, Scoring, rows_of
 from fedsim.seeding import Streams
 from fedsim.types import Params, UserError
 
+HALVINGS = 5
+"""Lengths that are tried of a step: the scores are maxima over classes, and a long step raises another one."""
 Suspicion = Callable[[Tensor], Tensor]
 """Pixels in network-input units → the filter's score of the attacker."""
 
@@ -63,11 +66,15 @@ class Evading:
         """The method's step, then one down the score."""
         metrics = self._method.step(task, artifacts, state, rng)
         pixels = state.pixels.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(self._suspicion(pixels), pixels)
+        score = self._suspicion(pixels)
+        (gradient,) = torch.autograd.grad(score, pixels)
         with torch.no_grad():
-            size = gradient.square().mean().sqrt()
-            if bool(size > 0):
-                state.pixels.copy_(task.normalise.project(pixels - self._penalty * gradient / size))
+            for halving in range(HALVINGS if bool(gradient.any()) else 0):
+                length = self._penalty / 2**halving / gradient.abs().max()
+                moved = task.normalise.project(pixels - length * gradient)
+                if bool(self._suspicion(moved) < score):
+                    state.pixels.copy_(moved)
+                    break
         return metrics
 
     def result(self, task: Task, state: Any) -> SyntheticSet:

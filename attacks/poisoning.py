@@ -32,8 +32,8 @@ class PoisoningConfig(AttackerConfig):
     """Pixels between it and the bottom right corner."""
     adaptive_to: str | None = None
     """A filter whose score the attacker's images descend while they are condensed (evasion.py); null: none."""
-    penalty: float = Field(default=0.02, ge=0)
-    """p: length of the step against that score after each step of the method, in network-input units."""
+    penalty: float = Field(default=0.2, ge=0)
+    """p: largest move of a pixel in the step against that score after each of the method's, in network-input units."""
     stand_ins: int = Field(default=3, ge=2)
     """Honest sets that stand for the other clients'."""
 

@@ -49,7 +49,7 @@ def test_its_score_falls_and_without_a_penalty_nothing_changes(digits: Dataset) 
     others = [Upload(-1 - seed, 1, 1, synthetic=made(method(), honest, seed)) for seed in (1, 2, 3)]
     defence = UploadChecks(ChecksConfig())
     suspicion = suspicion_of(defence, setting, {}, others)
-    plain, evaded = made(method(), task, 9), made(Evading(method(), suspicion, 0.05), task, 9)
+    plain, evaded = made(method(), task, 9), made(Evading(method(), suspicion, 0.1), task, 9)
     before, after = (float(suspicion(normalise(one.images))) for one in (plain, evaded))
     assert after < before
     assert torch.equal(made(Evading(method(), suspicion, 0.0), task, 9).images, plain.images)
