@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from audit_tables import audits
+from backdoor_tables import backdoors
 from evidence_tables import evidence
 from federated_cells import FEDMK_ON_MNIST
 from federated_tables import ablations, comparison, grids, private
@@ -126,6 +127,7 @@ def page() -> str:
         *gradients(),
         *evidence(),
         *sections(),
+        *backdoors(),
         *transfers(),
         *tickets(),
     ])  # fmt: skip

@@ -61,6 +61,8 @@ def test_an_attack_is_measured_beside_the_run_without_it(name: str, tmp_path: Pa
     assert row["lift"] == pytest.approx(row["asr"] - row["asr_clean"])
     assert row["lift_ci"][0] <= row["lift"] <= row["lift_ci"][1]
     assert found["backdoor"]["accuracy_clean"] == beside["accuracy"]
+    assert "Clients that lie" in (folder / "report.html").read_text()
+    assert "Clients that lie" not in (clean / "report.html").read_text()
     trigger = Trigger.load(folder / "clients/client_0001/round_002/trigger.safetensors")
     assert int(trigger.mask.sum()) == 4
     persisted = [line for line in RunDirectory(folder).metrics() if line["name"] == "attack_success.1"]
@@ -129,3 +131,12 @@ def test_a_run_without_attackers_keeps_its_hash(tmp_path: Path) -> None:
     assert "without_attackers" not in kept["controls"]
     old = {key: value for key, value in kept.items() if key not in ("attackers", "defenses")}
     assert digest(validate(FederatedRun, old)) == folder.name.partition("-")[0]
+
+
+def test_a_filter_is_on_the_page_and_in_the_result(tmp_path: Path) -> None:
+    folder = execute(config(partition={"clients": 4}, defenses=["upload_checks"]), tmp_path)
+    first, second = result(folder)["defenses"]
+    assert set(first["upload_checks"]) == {"0", "1", "2", "3"} == set(second["upload_checks"])
+    page = (folder / "report.html").read_text()
+    assert "What the filters said" in page
+    assert "defence.upload_checks" not in page  # verdicts are no columns of the table of rounds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -40,14 +41,11 @@ class Cell:
         return read(self.path / "config.yaml")
 
     def plain(self, folder: Path) -> dict[str, Any]:
-        """Where it lies below the sweep's folder, and the numbers of the table."""
-        found = {name: look(self) for name, look in NUMBERS.items()}
-        return {
-            "row": self.row,
-            "column": self.column,
-            "seed": self.seed,
-            "run": str(self.path.relative_to(folder)),
-        } | found
+        """Where it lies below the sweep's folder, what made it, and the numbers of the table."""
+        facts = json.loads((self.path / "manifest.json").read_text())
+        found = {"row": self.row, "column": self.column, "seed": self.seed, "run": str(self.path.relative_to(folder))}
+        found |= {name: facts.get(name) for name in ("git", "device", "processor", "cores", "versions")}
+        return found | {name: look(self) for name, look in NUMBERS.items()}
 
 
 def _backdoor(name: str) -> Callable[[Cell], float | None]:

@@ -21,6 +21,7 @@ from fedsim.data.images import Dataset, Images
 from fedsim.data.partition import cells
 from fedsim.data.split import Split
 from fedsim.data.synthetic import SyntheticSet
+from fedsim.federated.defences import Verdict, verdicts_in
 from fedsim.federated.record import RoundRecord
 
 SMALL = 10
@@ -120,6 +121,25 @@ class RunView:
         found = self.result.get("privacy") if self.result is not None else None
         silent = dict.fromkeys(("unit", "method", "note", "evidence", "charges", "assumptions", "not_covered"), ())
         return None if found is None else silent | found
+
+    @property
+    def metric_names(self) -> list[str]:
+        """What a round logs beside its accuracy, verdicts of filters left out."""
+        last = self.records[-1].metrics if self.records else {}
+        return [name for name in last if name != "accuracy" and "." not in name]
+
+    @property
+    def backdoors(self) -> list[dict[str, Any]]:
+        """What each attacker's trigger did; empty without attackers, or where nothing was measured."""
+        return list((self.result or {}).get("backdoor", {}).get("triggers", ()))
+
+    @property
+    def verdicts(self) -> list[tuple[int, str, list[Verdict]]]:
+        """(round, filter, verdicts on the clients that it could judge), of rounds in which there were some."""
+        rounds = [(record.round, verdicts_in(record.metrics)) for record in self.records]
+        told = [(number, name, said) for number, found in rounds for name, said in found.items()]
+        judged = [(number, name, [one for one in said if one.judged]) for number, name, said in told]
+        return [one for one in judged if one[2]]
 
     @property
     def real_pixels(self) -> bool:

@@ -1,0 +1,67 @@
+"""Part of docs/results.md: the sweeps of attackers and defences that are kept under benchmarks/results/sweeps/.
+
+A kept sweep is the `sweep.json` of `fedsim sweep configs/…`, copied: numbers, where each run came from, no path.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from kept_parts import ROOT
+from result_tables import table
+
+from fedsim.report.sweep_page import NUMBERS, shown
+
+SWEEPS = {
+    "backdoor_digits": (
+        "Backdoors in FedDM on the digits (the quickstart)",
+        "One of five clients, a 2×2 square, two rounds, one seed: intervals are over test images.",
+    ),
+    "mnist_attacks": (
+        "Backdoors in FedDM on MNIST",
+        "One malicious client of ten, a 4×4 square, half of its records stamped, ConvNet-3-16, two rounds.",
+    ),
+    "digits_matrix": (
+        "Attackers against defences in FedDM on the digits",
+        "One of eight clients, a 2×2 square, two rounds. Filters leave out what they flag at their default thresholds, which "
+        "are not calibrated here; aggregations take the place of the server's training. `detection AUROC`: scores of the "
+        "client that lies against those of the others, over both rounds. The last rows are attackers that know a filter.",
+    ),
+}
+HEADERS = {"detection_auroc": "detection AUROC"}
+
+
+def backdoors() -> list[str]:
+    """A section for each sweep."""
+    return [section(name, *words) for name, words in SWEEPS.items()]
+
+
+def section(name: str, title: str, note: str) -> str:
+    """Rows and columns of one sweep."""
+    path = ROOT / "sweeps" / f"{name}.json"
+    folder = "quickstart" if name == "backdoor_digits" else "defense"
+    command = f"`fedsim sweep configs/{folder}/{name}.yaml`"
+    if not path.is_file():
+        return f"## {title}\n\n{note}\n\nNot run yet: {command}.\n"
+    kept: dict[str, Any] = json.loads(path.read_text())
+    lines, columns = kept["table"], any(line["column"] for line in kept["table"])
+    used = [one for one in NUMBERS if any(line[one] for line in lines)]
+    header = ["attackers", *(["defence"] if columns else []), "seeds"]
+    header += [HEADERS.get(one, f"{one.replace('_', ' ')} %") for one in used]
+    rows = [
+        [
+            line["row"],
+            *([line["column"]] if columns else []),
+            str(line["seeds"]),
+            *(shown(line[one], one) for one in used),
+        ]
+        for line in lines
+    ]
+    commits = sorted({(cell["git"] or {}).get("commit", "unknown")[:10] for cell in kept["cells"]})
+    machines = sorted(
+        {f"{cell['cores']} cores, {cell['device']}, torch {cell['versions']['torch']}" for cell in kept["cells"]}
+    )
+    origin = f"{command} · commit {', '.join(commits)} · {'; '.join(machines)}"
+    failed = [f"Failed: {one}." for one in kept["failed"]]
+    return "\n\n".join([f"## {title}", note, table(header, rows), *failed, origin]) + "\n"
