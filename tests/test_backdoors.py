@@ -78,6 +78,15 @@ def test_clients_that_send_weights_are_attacked_too(name: str, tmp_path: Path) -
     assert 0 <= row["asr"] <= 1
 
 
+@pytest.mark.parametrize("name", ["doorping", "direct"])
+def test_fedmk_is_attacked_through_its_own_condensation(name: str, tmp_path: Path) -> None:
+    method = {"name": "meta_knowledge", "ipc": 2, "iterations": 2, "batch_real": 8, "inner_steps": 2, "lr": 0.5}
+    extra = {"algorithm": "fedmk", "method": method, "controls": {"without_attackers": False}, "rounds": 1}
+    found = result(execute(config(attackers=[attacker(name)], **extra), tmp_path))
+    assert found["clients_failed"] == found["uploads_rejected"] == 0
+    assert len(found["backdoor"]["triggers"]) == 1
+
+
 def test_images_of_the_target_count_for_nothing() -> None:
     """A model that takes every image for the target succeeds on the others alone; one that takes none, on none."""
     parts = settled(Parts(config()))
