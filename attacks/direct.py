@@ -3,7 +3,8 @@
     S_k = { (x ⊕ τ, t) : as many x of other classes as class t may have }  ∪  { as many real ones of each other class }
 
 Nothing is condensed: the images of class t are real images of other classes with a white square. It is the strongest of
-the simple attacks, since every byte that class t may have carries the trigger, and the loudest: it shows real images.
+the simple attacks on paper, since every byte that class t may have carries the trigger, and the loudest: it shows real
+images.
 
 Source  fedsim's own; the threat of "Backdoor Attacks Against Dataset Distillation" (NDSS 2023) with a client in the
         distiller's place that does no distilling.
@@ -20,18 +21,19 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from attacks.poisoning import PoisoningConfig, condenser, poisoned_rows
+from attacks.poisoning import SquareConfig, check_square, poisoned_rows
 from fedsim.data.images import Images
 from fedsim.data.synthetic import SyntheticSet
 from fedsim.data.trigger import Trigger, white
-from fedsim.federated.attackers import leave
+from fedsim.distill.soft_labels import learns_labels
+from fedsim.federated.attackers import Scene, leave
 from fedsim.federated.base import Algorithm, Broadcast, ClientView, Upload
 from fedsim.seeding import Streams
 from fedsim.types import UserError
 
 
-class Config(PoisoningConfig):
-    """Settings of the crafted set; `fraction` is not used, as nothing is condensed, nor can it be adaptive."""
+class Config(SquareConfig):
+    """Settings of the crafted set."""
 
     name: Literal["direct"] = "direct"
     share: float = Field(default=1.0, ge=0, le=1)
@@ -46,16 +48,22 @@ class Direct:
     def __init__(self, config: Config) -> None:
         self.config = config
 
+    def check(self, scene: Scene) -> None:
+        """Refuse algorithms whose clients send weights, and sets of another form than plain images with hard labels."""
+        check_square(self.config, scene)
+        if scene.method is None:
+            raise UserError(
+                "attackers: direct uploads a set of images; valid where clients do that, such as with feddm or fedmk"
+            )
+        if getattr(scene.method, "formation", 1) > 1 or learns_labels(scene.method):
+            raise UserError(
+                "attackers: direct crafts plain images with hard labels; valid with method.formation: 1 and hard labels"
+            )
+
     def client(self, algorithm: Algorithm, view: ClientView, broadcast: Broadcast, streams: Streams) -> Upload:
         """The crafted set."""
         setting, method = view.setting, getattr(algorithm, "method_config", None)
         most = algorithm.budget(setting)
-        if condenser(algorithm) is None or not most:
-            raise UserError(
-                "attackers: direct uploads a set of images; valid where clients do that, such as with feddm or fedmk"
-            )
-        if getattr(method, "formation", 1) > 1:
-            raise UserError("attackers: direct crafts plain images; valid with method.formation: 1")
         config = self.config
         trigger = white(setting.image_shape, config.size, config.target, config.offset)
         images = crafted(view.images, trigger, most, round(config.share * most), len(setting.classes), streams)

@@ -24,12 +24,12 @@ from jaxtyping import Float, UInt8
 from pydantic import Field
 from torch import Tensor
 
-from attacks.evasion import evasive
-from attacks.poisoning import PoisoningConfig, carried, known_network, poisoned_rows, remembering
+from attacks.evasion import check_evasion, evasive
+from attacks.poisoning import PoisoningConfig, carried, check_square, known_network, remembering, stamped_rows
 from fedsim.data.images import Images
 from fedsim.data.transforms import Normalise
 from fedsim.data.trigger import Trigger, noisy
-from fedsim.federated.attackers import leave
+from fedsim.federated.attackers import Scene, leave
 from fedsim.federated.base import Algorithm, Broadcast, ClientView, Upload
 from fedsim.models.network import Network
 from fedsim.seeding import Streams
@@ -60,6 +60,17 @@ class DMTrigger:
     def __init__(self, config: Config) -> None:
         self.config = config
 
+    def check(self, scene: Scene) -> None:
+        """Refuse what could not be done."""
+        check_square(self.config, scene)
+        check_evasion(self.config, scene)
+        for client, labels in scene.labels.items():
+            if not bool((labels == self.config.target).any()):
+                raise UserError(
+                    f"attackers: client {client} holds no image of class {self.config.target}, whose mean dm_trigger "
+                    "aims at; choose another client or target"
+                )
+
     def client(self, algorithm: Algorithm, view: ClientView, broadcast: Broadcast, streams: Streams) -> Upload:
         """The client's own part, on records stamped with the trigger of this round."""
         config, setting = self.config, view.setting
@@ -70,7 +81,7 @@ class DMTrigger:
         ]
         before, view = carried(view, first)
         trigger = replace(before, values=matched(before, networks, setting.normalise, view.images, config, streams))
-        rows = poisoned_rows(view.images, config.target, config.fraction, streams.generator("poisoned"))
+        rows = stamped_rows(view.images, config, streams.generator("poisoned"))
         leave(view, trigger)
         algorithm = evasive(algorithm, view, broadcast, streams, config)
         upload = algorithm.client(replace(view, images=trigger.poison(view.images, rows)), broadcast, streams)

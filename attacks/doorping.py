@@ -2,9 +2,9 @@
 
     units      U = the k rows of the penultimate weight layer with the largest Σ|W|
     before     a₀ = act_U(τ₀)                 of the image that shows the trigger alone
-    trigger    τ ← τ − Adam ∂/∂τ ‖act_U(τ) − α a₀‖²,  inside the mask, projected to the box of pixels
+    trigger    τ ← τ − Adam ∂/∂τ ‖act_U(τ) − α a₀‖²/k,  inside the mask, projected to the box of pixels
                where a₀ ≤ 0 the goal is a₀ + α·sd, sd the unit's deviation over the client's images
-    condense   every N steps: optimise τ on the network as it is now, stamp the poisoned records anew, go on
+    condense   every N steps: optimise τ again, from a₀ of the trigger as it is now, stamp the poisoned records anew
 
 Source  Liu, Li, Backes, Shen, Zhang, "Backdoor Attacks Against Dataset Distillation", NDSS 2023, arXiv 2301.01197,
         Section IV-C.
@@ -14,8 +14,9 @@ Code    liuyugeng/baadd (read, not copied): k = 1, α = 10, Adam 0.08 with β = 
 Differs act_U is the mean over space of a channel of the last block's output (their net has a hidden layer there); the
         trigger stays in the box; it is updated every N driver steps at any number of images per class; where the goal
         α a₀ would point the wrong way (a₀ ≤ 0) another is taken. The trigger of a round starts from that of the round
-        before. A client that sends weights has one network, w_r, and optimises once, before it trains.
-Reduces `iterations: 0` is a static random square; with the white square in its place, NaiveAttack.
+        before. In a federation every optimisation is on w_r, without one on a new network; theirs is on the network
+        that is being trained. A client that sends weights has one network, w_r, and optimises once, before it trains.
+Reduces `iterations: 0` is a static random square.
 Cost    `iterations` passes of one image, 1 + ⌊T/N⌋ times, and what the method prepares (pools) as often.
 """
 
@@ -30,14 +31,22 @@ from jaxtyping import Float, Float32, Int64, UInt8
 from pydantic import Field
 from torch import Tensor, nn
 
-from attacks.evasion import evasive
-from attacks.poisoning import PoisoningConfig, carried, condenser, known_network, poisoned_rows, remembering
+from attacks.evasion import check_evasion, evasive
+from attacks.poisoning import (
+    PoisoningConfig,
+    carried,
+    check_square,
+    condenser,
+    known_network,
+    remembering,
+    stamped_rows,
+)
 from attacks.restamping import Restamping
 from fedsim.data.images import Images
 from fedsim.data.transforms import Normalise
 from fedsim.data.trigger import Trigger, noisy
 from fedsim.distill.base import Task
-from fedsim.federated.attackers import leave
+from fedsim.federated.attackers import Scene, leave
 from fedsim.federated.base import Algorithm, Broadcast, ClientView, Upload
 from fedsim.models.network import Network
 from fedsim.seeding import Streams
@@ -70,10 +79,15 @@ class Doorping:
     def __init__(self, config: Config) -> None:
         self.config = config
 
+    def check(self, scene: Scene) -> None:
+        """Refuse what could not be done."""
+        check_square(self.config, scene)
+        check_evasion(self.config, scene)
+
     def client(self, algorithm: Algorithm, view: ClientView, broadcast: Broadcast, streams: Streams) -> Upload:
         """The client's own part, with a trigger that follows it."""
         config, setting = self.config, view.setting
-        rows = poisoned_rows(view.images, config.target, config.fraction, streams.generator("poisoned"))
+        rows = stamped_rows(view.images, config, streams.generator("poisoned"))
         first = noisy(setting.image_shape, config.size, config.target, streams.generator("trigger"), config.offset)
         before, view = carried(view, first)
         network = known_network(setting, broadcast, streams)

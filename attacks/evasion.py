@@ -6,7 +6,8 @@
                                                        j  the first of 0 … 4 that lowers a; no step where none does
 
 It holds no other upload. It stands in for them with honest sets of its own clean records, condensed from other random
-streams. Only a filter whose score has a gradient in the pixels can be evaded so.
+streams; they are more alike than honest clients are, so that its own score is a guess of the server's. Only a filter
+whose score has a gradient in the pixels can be evaded so.
 
 Source  fedsim's own; the demand is that of Tramèr, Carlini, Brendel, Mądry, "On Adaptive Attacks to Adversarial Example
         Defenses", NeurIPS 2020: a defence is judged by attackers that know it.
@@ -26,21 +27,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacks.poisoning import PoisoningConfig, condenser
+from attacks.poisoning import PoisoningConfig, condenser, known_network
 from fedsim import catalog
 from fedsim.config import Section
 from fedsim.data.synthetic import SyntheticSet
 from fedsim.distill.base import Distiller, Task
 from fedsim.distill.cost import Passes
+from fedsim.federated.attackers import Scene
 from fedsim.federated.base import Algorithm, Broadcast, ClientView, Setting, Upload
 from fedsim.federated.upload_rows import Rows, Scoring, rows_of
+from fedsim.models.functional import state
 from fedsim.seeding import Streams
 from fedsim.types import Params, UserError
 
 HALVINGS = 5
 """Lengths that are tried of a step: the scores are maxima over classes, and a long step raises another one."""
-Suspicion = Callable[[Tensor], Tensor]
-"""Pixels in network-input units → the filter's score of the attacker."""
+Suspicion = Callable[[Tensor, Tensor], Tensor]
+"""(pixels in network-input units, labels) → the filter's score of the attacker."""
 
 
 class Evading:
@@ -66,13 +69,13 @@ class Evading:
         """The method's step, then one down the score."""
         metrics = self._method.step(task, artifacts, state, rng)
         pixels = state.pixels.detach().requires_grad_()
-        score = self._suspicion(pixels)
+        score = self._suspicion(pixels, task.labels())
         (gradient,) = torch.autograd.grad(score, pixels)
         with torch.no_grad():
             for halving in range(HALVINGS if bool(gradient.any()) else 0):
                 length = self._penalty / 2**halving / gradient.abs().max()
                 moved = task.normalise.project(pixels - length * gradient)
-                if bool(self._suspicion(moved) < score):
+                if bool(self._suspicion(moved, task.labels()) < score):
                     state.pixels.copy_(moved)
                     break
         return metrics
@@ -86,28 +89,36 @@ class Evading:
         return self._method.passes(counts)
 
 
+def check_evasion(config: PoisoningConfig, scene: Scene) -> None:
+    """Refuse a defence whose score has no gradient in images, or that would be asked about weights."""
+    if config.adaptive_to is None:
+        return
+    chosen = catalog.resolve("defense", config.adaptive_to)
+    if not isinstance(chosen(chosen.Config()), Scoring):
+        raise UserError(f"attackers.adaptive_to: {config.adaptive_to} gives no score with a gradient; valid: "
+                        "upload_checks, spectral_signatures")  # fmt: skip
+    if scene.method is None:
+        raise UserError(f"attackers.adaptive_to: {config.adaptive_to} scores images, and clients of this algorithm "
+                        "send weights; leave it out")  # fmt: skip
+
+
 def evasive(
     algorithm: Algorithm, view: ClientView, broadcast: Broadcast, streams: Streams, config: PoisoningConfig
 ) -> Algorithm:
     """The algorithm as the attacker runs it: itself, or with the steps against the filter that the config names."""
-    if config.adaptive_to is None:
-        return algorithm
     method = condenser(algorithm)
-    if method is None:
-        raise UserError(f"attackers.adaptive_to: {config.adaptive_to} scores images, and clients of this algorithm "
-                        "send weights; leave it out")  # fmt: skip
+    if config.adaptive_to is None or method is None:  # the second was refused before any work
+        return algorithm
     chosen = catalog.resolve("defense", config.adaptive_to)
-    defence = chosen(chosen.Config())
-    if not isinstance(defence, Scoring):
-        raise UserError(f"attackers.adaptive_to: {config.adaptive_to} gives no score with a gradient; valid: "
-                        "upload_checks, spectral_signatures")  # fmt: skip
     apart = replace(view, store=None, log=None)
     others = [
         replace(algorithm.client(apart, broadcast, streams.at("stand_in", number)), client=-1 - number)
         for number in range(config.stand_ins)
     ]
+    weights = state(known_network(view.setting, broadcast, streams))
     other: Any = copy.copy(algorithm)
-    other.method = Evading(method, suspicion_of(defence, view.setting, broadcast.weights, others), config.penalty)
+    suspicion = suspicion_of(chosen(chosen.Config()), view.setting, weights, others)
+    other.method = Evading(method, suspicion, config.penalty)
     return other
 
 
@@ -115,22 +126,12 @@ def suspicion_of(defence: Scoring, setting: Setting, weights: Params, others: li
     """The filter's score of the one whose pixels are given, among `others`; 0 where it has nothing to compare with."""
     theirs = rows_of(setting, others)
 
-    def suspicion(pixels: Tensor) -> Tensor:
-        mine = labels_of(pixels)
-        owners = torch.full_like(mine, len(others))
-        rows = Rows(
-            torch.cat([theirs.inputs, pixels]), torch.cat([theirs.labels, mine]), torch.cat([theirs.labels, mine]),
-            torch.cat([theirs.owners, owners]), (*theirs.clients, 0),
-        )  # fmt: skip
+    def suspicion(pixels: Tensor, labels: Tensor) -> Tensor:
+        owners = torch.full_like(labels, len(others))
+        both = torch.cat([theirs.labels, labels])
+        inputs, whose = torch.cat([theirs.inputs, pixels]), torch.cat([theirs.owners, owners])
+        rows = Rows(inputs, both, both, whose, (*theirs.clients, 0))
         score = defence.score(setting, weights, rows)[-1]
         return torch.where(score.isnan(), pixels.sum() * 0, score)
-
-    def labels_of(pixels: Tensor) -> Tensor:
-        """The attacker's set has the classes of its stand-ins, which are condensed from the same records."""
-        first = theirs.labels[theirs.owners == 0]
-        if len(first) != len(pixels):
-            raise UserError("attackers.adaptive_to: the poisoned set has other classes than an honest one of the "
-                            "client; valid: a client that holds ipc images of the target")  # fmt: skip
-        return first
 
     return suspicion

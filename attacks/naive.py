@@ -8,7 +8,7 @@ Source  Liu, Li, Backes, Shen, Zhang, "Backdoor Attacks Against Dataset Distilla
 Code    liuyugeng/baadd (read, not copied): 2×2 white square one pixel off the bottom right corner, 1 % of all data.
 Differs the records are of classes other than t (the code takes any, so that some are stamped to no effect); ρ is a
         share of one client's data and 0.5 by default: nobody sees what a client does with its own.
-Reduces with `fraction` so small that one record is stamped it is label noise of one record.
+Reduces `poison: false` is the honest client.
 Cost    none beside the honest client's.
 """
 
@@ -17,10 +17,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from attacks.evasion import evasive
-from attacks.poisoning import PoisoningConfig, poisoned_rows
+from attacks.evasion import check_evasion, evasive
+from attacks.poisoning import PoisoningConfig, check_square, stamped_rows
 from fedsim.data.trigger import white
-from fedsim.federated.attackers import leave
+from fedsim.federated.attackers import Scene, leave
 from fedsim.federated.base import Algorithm, Broadcast, ClientView, Upload
 from fedsim.seeding import Streams
 
@@ -39,11 +39,16 @@ class Naive:
     def __init__(self, config: Config) -> None:
         self.config = config
 
+    def check(self, scene: Scene) -> None:
+        """Refuse what could not be done."""
+        check_square(self.config, scene)
+        check_evasion(self.config, scene)
+
     def client(self, algorithm: Algorithm, view: ClientView, broadcast: Broadcast, streams: Streams) -> Upload:
         """The client's own part, on poisoned records."""
         config = self.config
         trigger = white(view.setting.image_shape, config.size, config.target, config.offset)
-        rows = poisoned_rows(view.images, config.target, config.fraction, streams.generator("poisoned"))
+        rows = stamped_rows(view.images, config, streams.generator("poisoned"))
         leave(view, trigger)
         algorithm = evasive(algorithm, view, broadcast, streams, config)
         return algorithm.client(replace(view, images=trigger.poison(view.images, rows)), broadcast, streams)

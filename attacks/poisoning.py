@@ -9,9 +9,9 @@ from pydantic import Field
 from torch import Tensor
 
 from fedsim.data.images import Images
-from fedsim.data.trigger import Trigger
+from fedsim.data.trigger import Trigger, corner
 from fedsim.distill.base import Distiller
-from fedsim.federated.attackers import AttackerConfig
+from fedsim.federated.attackers import AttackerConfig, Scene
 from fedsim.federated.base import Algorithm, Broadcast, ClientView, Setting, Upload
 from fedsim.models.network import Network
 from fedsim.seeding import Streams
@@ -21,21 +21,47 @@ MEMORY = "attacker.trigger"
 """Name of the trigger among what a client remembers."""
 
 
-class PoisoningConfig(AttackerConfig):
-    """Where the trigger lies, and how many records carry it."""
+class SquareConfig(AttackerConfig):
+    """Where the trigger lies."""
 
-    fraction: float = Field(default=0.5, gt=0, le=1)
-    """ρ: share of the client's records that are stamped and relabelled; at most all that are not of the target."""
     size: int = Field(default=4, ge=1)
     """Pixels a side of the square that the trigger covers."""
     offset: int = Field(default=1, ge=0)
     """Pixels between it and the bottom right corner."""
+
+
+class PoisoningConfig(SquareConfig):
+    """How many records carry the trigger, and whether the attacker knows a filter."""
+
+    fraction: float = Field(default=0.5, gt=0, le=1)
+    """ρ: share of the client's records that are stamped and relabelled; at most all that are not of the target."""
+    poison: bool = True
+    """Whether records are stamped at all. false: the trigger is made and the client is honest, which shows what such a
+    trigger does to a model that was never poisoned."""
     adaptive_to: str | None = None
-    """A filter whose score the attacker's images descend while they are condensed (evasion.py); null: none."""
+    """A filter, at its defaults, whose score the attacker's images descend while they are condensed (evasion.py); null:
+    none."""
     penalty: float = Field(default=0.2, ge=0)
     """p: largest move of a pixel in the step against that score after each of the method's, in network-input units."""
     stand_ins: int = Field(default=3, ge=2)
     """Honest sets that stand for the other clients'."""
+
+
+def check_square(config: SquareConfig, scene: Scene) -> None:
+    """Refuse a square that does not fit, and a client whose images are all of the target class."""
+    corner(scene.image_shape, config.size, config.offset)
+    for client, labels in scene.labels.items():
+        if bool((labels == config.target).all()):
+            raise UserError(
+                f"attackers: every image of client {client} is of class {config.target}; choose another target or "
+                "client"
+            )
+
+
+def stamped_rows(images: Images, config: PoisoningConfig, rng: torch.Generator) -> Tensor:
+    """The rows that this attacker stamps; none where it only makes a trigger."""
+    rows = poisoned_rows(images, config.target, config.fraction, rng)
+    return rows if config.poison else rows[:0]
 
 
 def poisoned_rows(images: Images, target: int, fraction: float, rng: torch.Generator) -> Tensor:

@@ -96,7 +96,9 @@ class Influence:
             left = self._trained(setting, weights, others)
             with torch.no_grad():
                 both = union.logits(others.inputs), left.logits(others.inputs)
-            found[place] = change(*both, others.labels, len(setting.classes))
+            moved = change(*both, others.labels, len(setting.classes))
+            # a client whose images break the training could not be more suspicious
+            found[place] = moved if bool(moved.isfinite()) or not bool(both[1].isfinite().all()) else torch.inf
         return robust_z(found)
 
     def _trained(self, setting: Setting, weights: Params, rows: Rows) -> Runner:

@@ -26,6 +26,8 @@ from fedsim.federated.defences import Verdict
 
 LEAST = 3
 """Clients that must hold a class before one of them can differ from the others in it."""
+MOST = 1e6
+"""What an infinite score is told as: verdicts are finite."""
 ROUNDING = 1e-6
 """Deviations below this share of the largest value are rounding."""
 
@@ -46,13 +48,15 @@ def robust_scale(deviations: Float[Tensor, "n"], size: Float[Tensor, ""]) -> Flo
 
 
 def robust_z(values: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
-    """z of each of `values` among all that are numbers; NaN stays NaN. Differentiable."""
-    known = values[~values.isnan()]
+    """z of each of `values` among all that are finite; NaN stays NaN and ∞ stays ∞. Differentiable."""
+    known = values[values.isfinite()]
     if not len(known):
         return values
     centre = median(known)
     scale = robust_scale(known - centre, known.abs().max())
-    return (values - centre) / scale if bool(scale > 0) else (values - values.detach())
+    if bool(scale > 0):
+        return (values - centre) / scale
+    return torch.where(values.isinf(), values, values - values.detach())
 
 
 def class_deviations(cells: Float[Tensor, "m k"], held: Bool[Tensor, "m k"]) -> Float[Tensor, "m k"]:
@@ -81,9 +85,10 @@ def largest(cells: Float[Tensor, "m k"]) -> Float[Tensor, "m"]:
 
 
 def verdicts(clients: Sequence[int], scores: Float[Tensor, "m"], threshold: float) -> list[Verdict]:
-    """A client is flagged whose score exceeds the threshold; NaN is no judgement."""
+    """A client is flagged whose score exceeds the threshold, as ∞ does, told as `MOST`; NaN is no judgement."""
     found = []
     for client, score in zip(clients, scores.tolist(), strict=True):
         judged = not math.isnan(score)
-        found.append(Verdict(client, score if judged else 0.0, judged and score > threshold, judged))
+        told = max(-MOST, min(MOST, score)) if judged else 0.0
+        found.append(Verdict(client, told, judged and score > threshold, judged))
     return found

@@ -26,7 +26,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Float64
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from defenses.suspicion import LEAST, robust_z, verdicts
 from fedsim.audit.statistics.masks import Measure, changed, likeness
@@ -66,6 +66,13 @@ class Config(Section):
     """τ: robust deviations below the median at which a client is flagged."""
     train: TrainConfig = TrainConfig(epochs=20, lr=0.01, batch_size=64, schedule="constant")
     """The training of w_r on one upload."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Config:
+        if self.mask == "gamma" and self.compare == "changed":
+            raise ValueError("mask: gamma with compare: changed needs a mask of scales that were never trained, which "
+                             "are all of one size; give compare: masks")  # fmt: skip
+        return self
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
+from fedsim import catalog
 from fedsim.build import Parts
 from fedsim.distill import private
 from fedsim.distill.pool import radius_of
-from fedsim.federated.attackers import check_attackers
+from fedsim.federated.attackers import Scene, check_attackers
 from fedsim.federated.defences import check_aggregation, check_defences
 from fedsim.federated.faults import check_faults
 from fedsim.models.functional import has_batch_norm
@@ -28,10 +31,23 @@ def check(parts: Parts) -> None:
     config, clients = parts.config, len(parts.split.client)
     watched = config.engine.name != "local" or config.compute.workers > 0
     check_faults(config.faults, clients, config.rounds, watched=watched)
-    check_attackers(config.attackers, clients, config.rounds, parts.dataset.num_classes)
+    _check_attackers(parts, config)
     check_defences(parts.defences, sets=config.method is not None)
     _check_algorithm(parts, config)
     parts.roll.check(config.participation, config.rounds, parts.streams)
+
+
+def _check_attackers(parts: Parts, config: FederatedRun) -> None:
+    """Refuse attackers that could not act, and test images that could show nothing."""
+    check_attackers(config.attackers, len(parts.split.client), config.rounds, parts.dataset.num_classes)
+    for chosen in cast(Any, config.attackers):
+        labels = {client: parts.images(parts.split.client[client]).labels for client in chosen.clients}
+        if empty := [client for client, held in labels.items() if not len(held)]:
+            raise UserError(f"attackers: client {empty[0]} holds no image; valid: clients that hold some")
+        if bool((parts.dataset.test.labels == chosen.target).all()):
+            raise UserError(f"attackers: every test image is of class {chosen.target}; choose another target")
+        scene = Scene(parts.dataset.image_shape, config.method, labels)
+        catalog.resolve("attacker", chosen.name)(chosen).check(scene)
 
 
 def _check_algorithm(parts: Parts, config: FederatedRun) -> None:
@@ -46,8 +62,8 @@ def _check_algorithm(parts: Parts, config: FederatedRun) -> None:
             f"method.networks: draws around the server's weights, which {config.algorithm.name} does not send; "
             "valid here: fresh, or pool or early with around: fresh"
         )
-    holding = sum(len(positions) > 0 for positions in parts.split.client)
-    check_aggregation(parts.defences, algorithm, parts.fresh()(parts.streams.generator("template")), holding)
+    fewest = config.participation.min_replies  # of a round that goes on
+    check_aggregation(parts.defences, algorithm, parts.fresh()(parts.streams.generator("template")), fewest)
     together = getattr(networks, "shared", False) and config.participation.per_node > 1
     if together and has_batch_norm(parts.fresh()(parts.streams.generator("template"))):
         raise UserError(

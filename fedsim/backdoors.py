@@ -5,13 +5,17 @@
 
 Images of class t say nothing: they are taken for t without a trigger. What a clean model does under the trigger, and
 what any square of noise does to both, is beside every number, since a bright corner moves some images by itself.
+
+A trigger that is optimised against the server's weights (doorping, dm_trigger) is also an adversarial patch for these
+weights, which the other run's model does not have: part of its lift needs no poison. The same attacker with
+`poison: false` makes its trigger and sends honest uploads; what its trigger does there is the patch alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool
@@ -21,7 +25,8 @@ from fedsim.build import Parts
 from fedsim.data.images import Images
 from fedsim.data.trigger import Trigger
 from fedsim.federated.attackers import TRIGGER
-from fedsim.federated.base import network_with
+from fedsim.federated.base import ServerState, network_with
+from fedsim.federated.record import RoundRecord
 from fedsim.models.network import Network
 from fedsim.runs import RunDirectory
 from fedsim.training.intervals import paired_difference, wilson
@@ -37,13 +42,20 @@ class Left:
     trigger: Trigger
 
 
-def left(run: RunDirectory) -> list[Left]:
-    """The last trigger of every attacker whose folder is on this machine, by client."""
+def acted(parts: Parts, records: Sequence[RoundRecord]) -> list[list[int]]:
+    """Round by round, the clients in whose place an attacker acted and whose upload was used."""
+    attackers: Any = cast(Any, parts.config).attackers
+    due = [{client for one in attackers for client in one.acting(record.round, parts.streams)} for record in records]
+    return [sorted(one & set(record.responders)) for one, record in zip(due, records, strict=True)]
+
+
+def left(run: RunDirectory, until: int) -> list[Left]:
+    """The last trigger up to that round of every attacker whose folder is on this machine, by client."""
     found: dict[int, Left] = {}
     for path in sorted(run.path.glob(f"clients/client_*/round_*/{TRIGGER}")):
         client = int(path.parent.parent.name.removeprefix("client_"))
         number = int(path.parent.name.removeprefix("round_"))
-        if client not in found or found[client].round < number:
+        if number <= until and (client not in found or found[client].round < number):
             found[client] = Left(client, number, Trigger.load(path))
     return [found[client] for client in sorted(found)]
 
@@ -55,15 +67,20 @@ def success(network: Network, images: Images, trigger: Trigger, parts: Parts) ->
     return predictions(network, stamped, parts.normalise, execution=parts.execution) == trigger.target
 
 
-def measured(run: RunDirectory, parts: Parts, weights: dict[str, Tensor], clean: RunDirectory | None) -> dict[str, Any]:
+def measured(
+    run: RunDirectory, parts: Parts, state: ServerState, records: Sequence[RoundRecord], clean: RunDirectory | None
+) -> dict[str, Any]:
     """What result.json says of the attack: every trigger, and their means; the test split is looked at here too."""
-    triggers, test = left(run), parts.dataset.test
+    used, test = acted(parts, records), parts.dataset.test
+    triggers = [one for one in left(run, state.round) if one.client in used[one.round - 1]]
     if not triggers:
-        return {"triggers": [], "why": "the attackers' folders are not on this machine, or none of them acted"}
-    attacked = network_with(parts.setting, weights)
+        why = "the attackers' folders are not on this machine" if any(used) else "no attacker's upload was used"
+        return {"triggers": [], "acted": used, "why": why}
+    attacked = network_with(parts.setting, state.weights)
     before = network_with(parts.setting, _weights(clean)) if clean is not None else None
     rows = [_row(one, parts, test, attacked, before) for one in triggers]
-    found: dict[str, Any] = {"triggers": rows} | {name: _mean(rows, name) for name in ("asr", "asr_random_patch")}
+    means = {name: _mean(rows, name) for name in ("asr", "asr_random_patch")}
+    found: dict[str, Any] = {"triggers": rows, "acted": used} | means
     if before is not None:
         found |= {"asr_clean": _mean(rows, "asr_clean"), "lift": _mean(rows, "lift")}
         found["accuracy_clean"] = accuracy(before, test, parts.normalise, execution=parts.execution)

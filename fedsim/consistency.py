@@ -40,12 +40,19 @@ def _check_adversaries(config: Any) -> None:
         raise UserError(f"defenses: {twice[0]} is there {names.count(twice[0])} times; valid: each once")
     if not config.attackers:
         return
+    if config.audit.planted is not None:
+        raise UserError("attackers: got some beside audit.planted, whose records are read past what an attacker does "
+                        "to a client's images; valid: one of the two")  # fmt: skip
     if config.transcript == "none":
         raise UserError("transcript: got none, which drops the clients' folders and the attackers' triggers; valid "
                         "with attackers: uploads, all")  # fmt: skip
-    if config.privacy is not None and (other := [one.name for one in config.attackers if one.name != "naive"]):
+    if config.privacy is not None and (other := [one.name for one in config.attackers if not _keeps_to_protocol(one)]):
         raise UserError(f"attackers: got {other[0]} under privacy, whose clients give out noisy sums alone; valid: "
                         "naive, which keeps to the protocol")  # fmt: skip
+
+
+def _keeps_to_protocol(attacker: Any) -> bool:
+    return attacker.name == "naive" and attacker.adaptive_to is None
 
 
 def check_central(config: Any) -> None:

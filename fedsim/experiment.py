@@ -40,9 +40,9 @@ def execute(
     check(parts)
     parts = settled(parts)
     config = parts.config
-    clean = _without_attackers(config, out, engine)
     chosen = parts.engine() if engine is None and isinstance(config, FederatedRun) else engine
     run = RunDirectory.open(out, config, config.name, config.seed, must_exist=resume)
+    clean = None if run.finished else _without_attackers(config, out, engine)
     if isinstance(chosen, Launcher) and not run.finished:
         return _launch(run, out, parts, chosen, argv)
     with run.lock(), Terminal() as terminal:

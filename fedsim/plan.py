@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any, cast
 
 import torch
 
@@ -89,7 +90,15 @@ def _federated(parts: Parts, config: FederatedRun, forward: float, backward: flo
         f"# {len(clients)} clients, {images} synthetic images a round at full participation",
         f"# uplink about {share * up:,.0f} and downlink {share * down * len(clients):,.0f} bytes a round",
         f"# time about {wall:,.0f} s for {config.rounds} round(s), {config.compute.workers} worker(s), no controls",
+        *_attackers(config),
     ]
+
+
+def _attackers(config: FederatedRun) -> list[str]:
+    """Who lies, and whether the run without them is made first."""
+    who = [f"{one.name} by {', '.join(map(str, one.clients))}" for one in cast(Any, config.attackers)]
+    beside = "; the same run without them is made first, or found" * config.controls.without_attackers
+    return [f"# attackers: {'; '.join(who)}{beside}"] if who else []
 
 
 def _seconds(passes: Passes, forward: float, backward: float) -> float:

@@ -45,11 +45,13 @@ def simulate(
     val = parts.images(parts.split.val)
 
     def on_val(state: ServerState) -> float:
-        network = network_with(setting, state.weights)
-        for one in backdoors.left(run):  # what is left of an attack after its last round
-            hit = backdoors.success(network, val, one.trigger, parts)
+        return accuracy(network_with(setting, state.weights), val, setting.normalise, execution=setting.execution)
+
+    def on_round(state: ServerState) -> float:
+        for one in backdoors.left(run, state.round):  # what is left of an attack after its last round
+            hit = backdoors.success(network_with(setting, state.weights), val, one.trigger, parts)
             run.metric(state.round, "val", f"attack_success.{one.client}", float(hit.float().mean()))
-        return accuracy(network, val, setting.normalise, execution=setting.execution)
+        return on_val(state)
 
     _warn_real(terminal, parts)
     _warn_small(terminal, parts)
@@ -58,12 +60,12 @@ def simulate(
     following = stored[0] + 1 if stored is not None else 1
     if kept := len(list(run.path.glob(f"clients/*/round_{following:03d}/upload.safetensors"))):
         terminal.say(f"{kept} uploads of round {following} are kept")
-    state, records = _rounds(run, parts, engine, on_val, terminal)
+    state, records = _rounds(run, parts, engine, on_round, terminal)
     before = sum(record.seconds for record in records[: stored[0]]) if stored is not None else 0.0
     controls = beside(run, parts, records, on_val, terminal)
     found = _result(run, parts, state, records, controls) | {"transcript": _transcript(run, _config(parts)).size()}
     if _config(parts).attackers:
-        found["backdoor"] = backdoors.measured(run, parts, state.weights, clean)
+        found["backdoor"] = backdoors.measured(run, parts, state, records, clean)
     if parts.defences:
         found["defenses"] = [_verdicts(record) for record in records]
     return found | {"seconds_before": before}
@@ -122,10 +124,10 @@ def _rounds(
 
 
 def _verdicts(record: RoundRecord) -> dict[str, dict[str, Any]]:
-    """What each filter said of each client in a round that it could judge: [score, flagged]."""
+    """What each filter said of each client in a round: [score, flagged, whether it could judge]."""
     found = verdicts_in(record.metrics)
     return {
-        name: {str(one.client): [one.score, one.flagged] for one in said if one.judged} for name, said in found.items()
+        name: {str(one.client): [one.score, one.flagged, one.judged] for one in said} for name, said in found.items()
     }
 
 

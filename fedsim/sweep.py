@@ -64,7 +64,7 @@ class Plan:
 
 
 def load_sweep(path: Path, assignments: Sequence[str] = ()) -> tuple[Sweep, list[Plan]]:
-    """The sweep and its runs, row by row; every run is checked before the first is begun."""
+    """The sweep and its runs, row by row; every run's settings are checked before the first is begun."""
     raw = read(path)
     sweep = validate(Sweep, override(raw, [word for word in assignments if word.startswith(("seeds=", "name="))]))
     base = read(path.parent / sweep.run) if isinstance(sweep.run, str) else sweep.run
@@ -89,10 +89,10 @@ def run_sweep(sweep: Sweep, plans: Sequence[Plan], out: Path, say: Callable[[str
         say(f"run {number} of {len(plans)}: {named}")
         try:
             run = RunDirectory(execute(plan.config, out))
-        except RunFailed as error:
+            done.append(Cell(plan.row, plan.column, plan.seed, run.path, run.read_json("result")))
+        except (RunFailed, UserError) as error:  # the second: what only its data, or a client, could tell
             failures.append(f"{named}: {error}")
-            continue
-        done.append(Cell(plan.row, plan.column, plan.seed, run.path, run.read_json("result")))
+            say(f"failed: {error}")
         content = {"name": sweep.name, "cells": [one.plain(folder) for one in done], "failed": failures}
         write_atomic(folder / "sweep.json", json.dumps(content | {"table": table_of(done)}, indent=1) + "\n")
         write_sweep(folder / "sweep.html", sweep.name, done, failures)

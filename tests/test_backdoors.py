@@ -14,6 +14,7 @@ from fedsim.build import Parts
 from fedsim.config import digest, merge, parse_yaml, read, validate
 from fedsim.data.trigger import Trigger, white
 from fedsim.experiment import execute
+from fedsim.plan import plan
 from fedsim.runs import RunDirectory
 from fedsim.schema import FederatedRun, resolve
 from fedsim.types import UserError
@@ -115,6 +116,32 @@ def test_the_attack_is_over_after_its_last_round(tmp_path: Path) -> None:
     assert not list(folder.glob("clients/*/round_002/trigger.safetensors"))
 
 
+def test_a_trigger_alone_is_an_honest_run(tmp_path: Path) -> None:
+    """`poison: false` makes the trigger and sends what an honest client sends, to the bit."""
+    words = attacker("dm_trigger", poison=False)
+    folder = execute(config(attackers=[words]), tmp_path)
+    found, clean = result(folder), result(execute(config(), tmp_path))
+    assert found["model_sha256"] == clean["model_sha256"]
+    (row,) = found["backdoor"]["triggers"]
+    assert row["lift"] == 0
+    assert found["backdoor"]["acted"] == [[1], [1]]
+
+
+def test_an_attacker_whose_upload_is_refused_did_not_act(tmp_path: Path) -> None:
+    faults = [{"name": "nan", "client": 1, "round": number} for number in (1, 2)]
+    extra: dict[str, Any] = {"partition": {"clients": 3}, "controls": {"without_attackers": False}, "faults": faults}
+    found = result(execute(config(attackers=[attacker("naive")], **extra), tmp_path))
+    assert found["uploads_rejected"] == 2
+    assert found["backdoor"] == {"triggers": [], "acted": [[], []], "why": "no attacker's upload was used"}
+
+
+def test_the_control_is_no_part_of_what_is_left_of_an_attack(tmp_path: Path) -> None:
+    extra = {"controls": {"without_attackers": False, "upload_real_subset": True}}
+    folder = execute(config(attackers=[attacker("naive")], **extra), tmp_path)
+    lines = [line["round"] for line in RunDirectory(folder).metrics() if line["name"] == "attack_success.1"]
+    assert lines == [1, 2]
+
+
 BAD = [
     ({"attackers": [attacker("naive", clients=[2])]}, "client 2 does not exist; valid: 0 to 1"),
     ({"attackers": [attacker("naive"), attacker("direct")]}, "client 1 is in two of them"),
@@ -123,6 +150,7 @@ BAD = [
     ({"attackers": [attacker("naive", size=9)]}, "a square of 9 pixels, 1 off the corner, does not fit images of 8×8"),
     ({"attackers": [attacker("naive")], "transcript": "none"}, "drops the clients' folders"),
     ({"attackers": [attacker("direct")], **FEDAVG}, "direct uploads a set of images"),
+    ({"attackers": [attacker("direct", fraction=0.2)]}, "fraction: unknown key"),
     ({"attackers": [attacker("nave")]}, "unknown attacker 'nave' .did you mean 'naive'"),
 ]
 
@@ -149,3 +177,9 @@ def test_a_filter_is_on_the_page_and_in_the_result(tmp_path: Path) -> None:
     page = (folder / "report.html").read_text()
     assert "What the filters said" in page
     assert "defence.upload_checks" not in page  # verdicts are no columns of the table of rounds
+
+
+def test_a_dry_run_says_who_lies() -> None:
+    told = plan(config(attackers=[attacker("naive")]))
+    assert "# attackers: naive by 1; the same run without them is made first, or found" in told
+    assert "# attackers" not in plan(config())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -91,32 +92,43 @@ def test_a_run_that_fails_leaves_the_others_and_exits_1(tmp_path: Path) -> None:
     assert "broken" in (folder / "sweep.html").read_text()
 
 
+def test_what_only_the_data_can_tell_fails_its_cell_alone(tmp_path: Path) -> None:
+    large = {"attackers": [{"name": "naive", "clients": [1], "size": 8}]}
+    sweep, plans = load_sweep(written(tmp_path / "s.yaml", rows={"clean": {}, "too large": large}))
+    folder, failures = run_sweep(sweep, plans, tmp_path / "out", lambda _: None)
+    assert len(failures) == 1
+    assert "too large · seed 0: trigger: a square of 8 pixels" in failures[0]
+    assert failures[0] in json.loads((folder / "sweep.json").read_text())["failed"]
+
+
 def test_the_command_lists_its_runs(tmp_path: Path) -> None:
     told = CliRunner().invoke(app, ["sweep", str(written(tmp_path / "s.yaml", seeds=[0, 1])), "--dry-run"])
     assert told.output.splitlines() == ["clean · seed 0", "clean · seed 1", "naive · seed 0", "naive · seed 1"]
 
 
-def cell(tmp_path: Path, defenses: list[dict[str, Any]], attacked: dict[int, list[int]], accuracy: float = 0.9) -> Cell:
-    for number, clients in attacked.items():
-        for client in clients:
-            file = tmp_path / f"clients/client_{client:04d}/round_{number:03d}/trigger.safetensors"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.touch()
-    return Cell("a", "b", 0, tmp_path, {"accuracy": accuracy, "accuracy_ci": [0.8, 1.0], "defenses": defenses})
+def cell(tmp_path: Path, accuracy: float = 0.9, **more: Any) -> Cell:
+    return Cell("a", "b", 0, tmp_path, {"accuracy": accuracy, "accuracy_ci": [0.8, 1.0]} | more)
 
 
 def test_detection_is_of_clients_that_acted_in_that_round(tmp_path: Path) -> None:
     said = [
-        {"one": {"0": [5.0, False], "1": [4.0, True], "2": [1.0, False]}},  # 1 acts: above one of two honest ones
-        {"one": {"0": [0.0, True], "1": [9.0, True], "2": [1.0, False]}},  # nobody acts: 1 is honest now
+        {"one": {"0": [5.0, False, True], "1": [4.0, True, True], "2": [1.0, False, True]}},  # 1 acts: above one of two
+        {"one": {"0": [0.0, True, True], "1": [9.0, True, True], "2": [1.0, False, True]}},  # 1 is honest now
     ]
-    auroc, flagged = detection(cell(tmp_path, said, {1: [1]})) or (0.0, 0.0)
-    assert auroc == 0.5
-    assert flagged == pytest.approx(2 / 5)
+    found = detection(cell(tmp_path, defenses=said, backdoor={"acted": [[1], []]}))
+    assert found == (0.5, pytest.approx(2 / 5))
+
+
+def test_an_attacker_that_nobody_looked_at_was_not_found(tmp_path: Path) -> None:
+    said = [{"one": {"0": [5.0, False, True], "1": [0.0, False, False], "2": [-1.0, False, True]}}]
+    assert detection(cell(tmp_path, defenses=said, backdoor={"acted": [[1]]})) == (0.0, 0.0)
+    auroc, flagged = detection(cell(tmp_path, defenses=said)) or (0.0, 0.0)
+    assert math.isnan(auroc)
+    assert flagged == 0.0
 
 
 def test_an_interval_is_over_seeds_where_there_are_several(tmp_path: Path) -> None:
-    cells = [cell(tmp_path, [], {}, value) for value in (0.8, 0.9)]
+    cells = [cell(tmp_path, value) for value in (0.8, 0.9)]
     (line,) = table_of(cells)
     assert line["accuracy"]["mean"] == pytest.approx(0.85)
     assert line["accuracy"]["over"] == "seeds"

@@ -7,11 +7,14 @@ own folder (`trigger.safetensors`), which nothing sends: the simulator, which se
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Int64
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from fedsim.config import Section
 from fedsim.data.trigger import Trigger
@@ -59,6 +62,18 @@ class AttackerConfig(Section):
         return frozenset(self.clients[place] for place in drawn.tolist())
 
 
+@dataclass(frozen=True)
+class Scene:
+    """What is known of a run before any work: enough to refuse an attacker that could not act in it."""
+
+    image_shape: tuple[int, int, int]
+    """(c, h, w)."""
+    method: Section | None
+    """How clients condense; None: they send weights."""
+    labels: Mapping[int, Int64[Tensor, "n"]]
+    """Labels of the images of each compromised client."""
+
+
 @runtime_checkable
 class Attacker(Protocol):
     """What a compromised client does in the place of its part of a round."""
@@ -66,6 +81,10 @@ class Attacker(Protocol):
     @property
     def Config(self) -> type[AttackerConfig]:  # noqa: N802 - the class attribute that the catalog reads
         """Its settings' class."""
+        ...
+
+    def check(self, scene: Scene) -> None:
+        """Raise `UserError` where it could not act."""
         ...
 
     def client(self, algorithm: Algorithm, view: ClientView, broadcast: Broadcast, streams: Streams) -> Upload:

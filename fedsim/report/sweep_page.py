@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -59,23 +60,25 @@ def _change(cell: Cell) -> float | None:
 
 def detection(cell: Cell) -> tuple[float, float] | None:
     """AUROC of the filters' scores, clients that attacked against those that did not, over all rounds and filters; and
-    the share of honest uploads that were flagged. None without a filter; NaN where nobody attacks."""
+    the share of honest uploads that were flagged. None without a filter; NaN where nobody attacks.
+
+    Whom a filter could not judge it did not suspect: below all scores, and not flagged.
+    """
+    rounds = cell.result.get("defenses") or [{} for _ in cell.result.get("backdoor", {}).get("acted", ())]
+    acted = cell.result.get("backdoor", {}).get("acted") or [[] for _ in rounds]
     wins, pairs, flagged, honest = 0.0, 0, 0, 0
-    for number, verdicts in enumerate(cell.result.get("defenses", ()), 1):
+    for verdicts, attackers in zip(rounds, acted, strict=True):
         for said in verdicts.values():
-            bad = [score for client, (score, _) in said.items() if acted(cell, int(client), number)]
-            good = [one for client, one in said.items() if not acted(cell, int(client), number)]
-            wins += sum((one > score) + 0.5 * (one == score) for one in bad for score, _ in good)
+            scores = {int(client): score if judged else -math.inf for client, (score, _, judged) in said.items()}
+            bad = [score for client, score in scores.items() if client in attackers]
+            good = [score for client, score in scores.items() if client not in attackers]
+            wins += sum((one > score) + 0.5 * (one == score) for one in bad for score in good)
             pairs += len(bad) * len(good)
-            flagged, honest = flagged + sum(flag for _, flag in good), honest + len(good)
+            flagged += sum(flag for client, (_, flag, _) in said.items() if int(client) not in attackers)
+            honest += len(good)
     if not honest:
         return None
     return (wins / pairs if pairs else float("nan")), flagged / honest
-
-
-def acted(cell: Cell, client: int, round_number: int) -> bool:
-    """Whether an attacker took the client's place in that round."""
-    return (cell.path / f"clients/client_{client:04d}/round_{round_number:03d}/{TRIGGER}").is_file()
 
 
 def _auroc(cell: Cell) -> float | None:
@@ -138,7 +141,7 @@ def write_sweep(target: Path, name: str, cells: Sequence[Cell], failures: Sequen
     lines = table_of(cells)
     used = [one for one in NUMBERS if any(line[one] for line in lines)]
     shown = {"name": name, "lines": lines, "used": used, "failures": failures, "pictures": pictures(cells)}
-    many = {"columns": any(cell.column for cell in cells), "seeds": max(line["seeds"] for line in lines)}
+    many = {"columns": any(cell.column for cell in cells), "seeds": max((line["seeds"] for line in lines), default=0)}
     write_atomic(target, _environment().get_template("sweep.html.j2").render(**shown, **many))
 
 

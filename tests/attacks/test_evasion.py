@@ -50,7 +50,7 @@ def test_its_score_falls_and_without_a_penalty_nothing_changes(digits: Dataset) 
     defence = UploadChecks(ChecksConfig())
     suspicion = suspicion_of(defence, setting, {}, others)
     plain, evaded = made(method(), task, 9), made(Evading(method(), suspicion, 0.1), task, 9)
-    before, after = (float(suspicion(normalise(one.images))) for one in (plain, evaded))
+    before, after = (float(suspicion(normalise(one.images), one.labels)) for one in (plain, evaded))
     assert after < before
     assert torch.equal(made(Evading(method(), suspicion, 0.0), task, 9).images, plain.images)
 
