@@ -25,7 +25,7 @@ from pydantic import Field
 from torch import Tensor
 
 from attacks.evasion import check_evasion, evasive
-from attacks.poisoning import PoisoningConfig, carried, check_square, known_network, remembering, stamped_rows
+from attacks.poisoning import PoisoningConfig, carried, check_square, known_network, stamped_rows
 from fedsim.data.images import Images
 from fedsim.data.transforms import Normalise
 from fedsim.data.trigger import Trigger, noisy
@@ -79,13 +79,12 @@ class DMTrigger:
             perturbed(known_network(setting, broadcast, streams), config.radius, streams.generator("around", number))
             for number in range(config.networks)
         ]
-        before, view = carried(view, first)
+        before = carried(view, broadcast.round, first)
         trigger = replace(before, values=matched(before, networks, setting.normalise, view.images, config, streams))
         rows = stamped_rows(view.images, config, streams.generator("poisoned"))
         leave(view, trigger)
         algorithm = evasive(algorithm, view, broadcast, streams, config)
-        upload = algorithm.client(replace(view, images=trigger.poison(view.images, rows)), broadcast, streams)
-        return remembering(upload, trigger)
+        return algorithm.client(replace(view, images=trigger.poison(view.images, rows)), broadcast, streams)
 
 
 @torch.no_grad()

@@ -38,7 +38,6 @@ from attacks.poisoning import (
     check_square,
     condenser,
     known_network,
-    remembering,
     stamped_rows,
 )
 from attacks.restamping import Restamping
@@ -89,7 +88,7 @@ class Doorping:
         config, setting = self.config, view.setting
         rows = stamped_rows(view.images, config, streams.generator("poisoned"))
         first = noisy(setting.image_shape, config.size, config.target, streams.generator("trigger"), config.offset)
-        before, view = carried(view, first)
+        before = carried(view, broadcast.round, first)
         network = known_network(setting, broadcast, streams)
         algorithm = evasive(algorithm, view, broadcast, streams, config)
         trigger = self.improved(before, network, setting.normalise, view.images)
@@ -97,7 +96,7 @@ class Doorping:
         method = condenser(algorithm)
         if method is None:
             leave(view, trigger)
-            return remembering(algorithm.client(poisoned, broadcast, streams), trigger)
+            return algorithm.client(poisoned, broadcast, streams)
 
         def update(current: Trigger, task: Task, turn: int) -> Trigger:
             seen = network if task.start is not None else _fresh(task, streams.generator("network", turn))
@@ -108,7 +107,7 @@ class Doorping:
         other.method = restamping
         upload = other.client(poisoned, broadcast, streams)
         leave(view, restamping.trigger)
-        return remembering(upload, restamping.trigger)
+        return upload
 
     def improved(
         self, trigger: Trigger, network: Network, normalise: Normalise, images: Images, *, box: bool = True

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -11,14 +9,11 @@ from torch import Tensor
 from fedsim.data.images import Images
 from fedsim.data.trigger import Trigger, corner
 from fedsim.distill.base import Distiller
-from fedsim.federated.attackers import AttackerConfig, Scene
-from fedsim.federated.base import Algorithm, Broadcast, ClientView, Setting, Upload
+from fedsim.federated.attackers import TRIGGER, AttackerConfig, Scene
+from fedsim.federated.base import Algorithm, Broadcast, ClientView, Setting
 from fedsim.models.network import Network
 from fedsim.seeding import Streams
 from fedsim.types import UserError
-
-MEMORY = "attacker.trigger"
-"""Name of the trigger among what a client remembers."""
 
 
 class SquareConfig(AttackerConfig):
@@ -76,17 +71,15 @@ def poisoned_rows(images: Images, target: int, fraction: float, rng: torch.Gener
     return others[torch.randperm(len(others), generator=rng)[:wanted]].sort().values
 
 
-def carried(view: ClientView, first: Trigger) -> tuple[Trigger, ClientView]:
-    """The trigger that the attacker had after its last round, `first` before that; and the view that the client's own
-    part is given, which does not hold it."""
-    memory = dict(view.memory)
-    values = memory.pop(MEMORY, first.values)
-    return replace(first, values=values), replace(view, memory=memory)
-
-
-def remembering(upload: Upload, trigger: Trigger) -> Upload:
-    """The upload, with the trigger in what the client keeps for its next round; it never leaves its folder."""
-    return replace(upload, memory=dict(upload.memory) | {MEMORY: trigger.values})
+def carried(view: ClientView, round_number: int, first: Trigger) -> Trigger:
+    """The trigger that this attacker had after its last round before this one; `first` before that."""
+    if view.store is None:
+        return first
+    rounds = {
+        int(path.parent.name.removeprefix("round_")): path for path in view.store.parent.glob(f"round_*/{TRIGGER}")
+    }
+    earlier = [number for number in rounds if number < round_number]
+    return Trigger.load(rounds[max(earlier)]) if earlier else first
 
 
 def condenser(algorithm: Algorithm) -> Distiller | None:

@@ -127,6 +127,15 @@ def test_a_trigger_alone_is_an_honest_run(tmp_path: Path) -> None:
     assert found["backdoor"]["acted"] == [[1], [1]]
 
 
+def test_a_round_starts_from_the_trigger_before_it(tmp_path: Path) -> None:
+    """Steps of nothing leave it as it was; a pool's client that was honest in between finds its own."""
+    words = attacker("dm_trigger", iterations=0, clients=[0, 1], active=1)
+    folder = execute(config(rounds=4, attackers=[words], controls={"without_attackers": False}), tmp_path)
+    for client in (0, 1):
+        left = [Trigger.load(path).values for path in sorted(folder.glob(f"clients/client_000{client}/*/trigger.*"))]
+        assert all(torch.equal(one, left[0]) for one in left)
+
+
 def test_an_attacker_whose_upload_is_refused_did_not_act(tmp_path: Path) -> None:
     faults = [{"name": "nan", "client": 1, "round": number} for number in (1, 2)]
     extra: dict[str, Any] = {"partition": {"clients": 3}, "controls": {"without_attackers": False}, "faults": faults}
