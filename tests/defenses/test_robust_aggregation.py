@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from defenses.mean_gradients import mean_gradient, put_gradient
+from defenses.mean_gradients import mean_gradient
 from defenses.robust_aggregation import Config, RobustAggregation
 from fedsim.data.images import Images
 from fedsim.data.synthetic import union
@@ -28,7 +28,7 @@ from fedsim.federated.algorithms.fedopt import AdamConfig, FedAdam
 from fedsim.federated.algorithms.scaffold import Config as ScaffoldConfig
 from fedsim.federated.algorithms.scaffold import Scaffold
 from fedsim.federated.base import ServerState, Upload, network_with
-from fedsim.models.execution import AS_WRITTEN, Execution, Runner
+from fedsim.models.execution import Runner
 from fedsim.models.functional import flatten, state, trainable_names
 from fedsim.seeding import Streams
 from fedsim.training.train import TrainConfig
@@ -227,26 +227,6 @@ def test_what_fits_is_not() -> None:
 
     with pytest.raises(UserError, match="has no train_on"):
         RobustAggregation(MEAN).check(feddm(kind=Own), network, 3)
-
-
-def test_gradients_add_up_over_pieces_and_go_back_where_they_came_from() -> None:
-    here, one = reference.setting(), reference.upload(0, (3, 3, 1, 0))
-    network = here.first_network()
-    images = union(Sets([one]))
-    inputs = here.normalise(images.pixels)
-    whole, loss = mean_gradient(Runner(network, AS_WRITTEN), inputs, images.labels)
-    pieces, same = mean_gradient(Runner(network, Execution(2)), inputs, images.labels)
-    assert torch.allclose(whole, pieces, atol=1e-6)
-    assert loss == pytest.approx(same, rel=1e-5)
-    plain = F.cross_entropy(network(inputs), images.labels)
-    plain.backward()
-    assert loss == pytest.approx(float(plain.detach()), rel=1e-5)
-    kept = {name: weight.grad.clone() for name, weight in network.named_parameters() if weight.grad is not None}
-    network.zero_grad()
-    put_gradient(Runner(network, AS_WRITTEN), whole)
-    for name, weight in network.named_parameters():
-        assert weight.grad is not None
-        assert torch.allclose(weight.grad, kept[name], atol=1e-6), name
 
 
 def test_an_empty_set_counts_for_nothing() -> None:
