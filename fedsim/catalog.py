@@ -31,6 +31,7 @@ CATALOG: dict[str, dict[str, str]] = {
     },
     "model": {
         "convnet": "fedsim.models.convnet:ConvNet",
+        "convnet_hidden": "fedsim.models.hidden_convnet:HiddenConvNet",
         "lenet": "fedsim.models.lenet:LeNet",
         "lenet_dlg": "fedsim.models.lenet:LeNetDLG",
         "mlp": "fedsim.models.mlp:MLP",
