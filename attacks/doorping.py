@@ -14,8 +14,8 @@ Code    liuyugeng/baadd (read, not copied): k = 1, α = 10, Adam 0.08 with β = 
 Differs act_U is, as theirs, what a hidden layer puts out before its non-linearity (`convnet_hidden` is their network);
         in a network whose last weight layer is a convolution, the mean over space of a channel of the last block's
         output. The trigger stays in the box; it is updated every N driver steps at any number of images per class;
-        where the goal α a₀ would point the wrong way (a₀ ≤ 0) another is taken. The trigger of a round starts from that of the round
-        before. A client that sends weights has one network, w_r, and optimises once, before it trains.
+        where the goal α a₀ would point the wrong way (a₀ ≤ 0) another is taken. The trigger of a round starts from that
+        of the round before. A client that sends weights has one network, w_r, and optimises once, before it trains.
 Reduces `iterations: 0` is a static random square; with the white square in its place, NaiveAttack.
 Cost    `iterations` passes of one image, 1 + ⌊T/N⌋ times, and what the method prepares (pools) as often.
 """

@@ -8,8 +8,8 @@ the hidden layer, before its ReLU. In the ConvNet of the condensation papers tha
 Source  Liu, Li, Backes, Shen, Zhang, "Backdoor Attacks Against Dataset Distillation", NDSS 2023, arXiv 2301.01197.
 Code    liuyugeng/baadd `DC/networks.py` (read, not copied): 3 convolutions of 128 channels, 192 hidden units, no norm;
         one-channel images are padded by 3 in the first convolution, so that 28×28 becomes 32×32.
-Differs layers after the convolutions are sized by the images; one-channel images under 28 are padded by 1. The embedding
-        is what the hidden layer puts out after its ReLU, since it feeds the head (theirs: of the convolutions).
+Differs layers after the convolutions are sized by the images; one-channel images under 28 are padded by 1. The
+        embedding is the hidden layer's output after its ReLU, which feeds the head (theirs: the convolutions').
 """
 
 from __future__ import annotations
