@@ -145,8 +145,8 @@ def condensed(
     return Images(normalise.pixels(state.pixels.detach()) * 255, task.labels())
 
 
-def arguments() -> argparse.Namespace:
-    """The command line."""
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    """The command line, or what is given in its place."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", choices=("digits", "mnist", "cifar10"), default="cifar10")
     parser.add_argument("--parts", nargs="+", default=None, help=f"beginnings of {', '.join(PARTS)}")
@@ -171,8 +171,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--iterations", type=int, default=0, help="of the condensation; 0: as METHODS says")
     parser.add_argument("--networks", type=int, default=3, help="victims of each set")
     parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--batch", type=int, default=20, help="images of a victim's step")
-    return parser.parse_args()
+    parser.add_argument("--batch", type=int, default=10, help="images of a victim's step")
+    parser.add_argument("--lr", type=float, default=0.02, help="a victim's step size; chosen on real images of val")
+    return parser.parse_args(given)
 
 
 def bench_of(options: argparse.Namespace, device: torch.device) -> Bench:

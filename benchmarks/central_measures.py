@@ -42,7 +42,7 @@ def trained(bench: Bench, victim: str, synthetic: Images, normalise: Normalise, 
     for number in range(bench.options.networks):
         own = streams.at("victim", victim, number)
         network = bench.victims[victim](own.generator("init"))
-        config = TrainConfig(epochs=bench.options.epochs, lr=0.01, batch_size=bench.options.batch)
+        config = TrainConfig(epochs=bench.options.epochs, lr=bench.options.lr, batch_size=bench.options.batch)
         fit(network, synthetic, normalise, config, own.generator("train"))
         networks.append(network)
     return networks

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from audit_tables import audits
+from central_tables import central
 from evidence_tables import evidence
 from federated_cells import FEDMK_ON_MNIST
 from federated_tables import ablations, comparison, grids, private
@@ -123,6 +124,7 @@ def page() -> str:
         *audits(),
         *gradients(),
         *evidence(),
+        *central(),
         *sections(),
     ])  # fmt: skip
 
