@@ -61,14 +61,14 @@ def rows(data: str) -> list[list[str]]:
 def differences(data: str, method: str) -> list[str]:
     """What DOORPING lifts beyond NaiveAttack, which stays in the box, on the same seeds and records."""
     naive, lines = kept_seeds(data, f"{method}_box"), []
-    for form in FORMS:
+    for form, said in FORMS.items():
         doorping = kept_seeds(data, f"{method}_{form}")
         pairs = [(left["doorping"]["victims"]["convnet_hidden"]["lift"], right["naive"]["victims"]["convnet_hidden"]["lift"])
                  for left, right in zip(doorping, naive, strict=False) if "doorping" in left and "naive" in right]  # fmt: skip
         if len(pairs) > 1:
             centre, ends = mean_ci([one - other for one, other in pairs])
             assert ends is not None, "more than one pair"
-            lines.append(f"{NAMES[data]}, `{method}`: DOORPING {FORMS[form]} lifts {100 * centre:.1f} points more than "
+            lines.append(f"{NAMES[data]}, `{method}`: DOORPING {said} lifts {100 * centre:.1f} points more than "
                          f"NaiveAttack in the box [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}] (n = {len(pairs)}, "
                          "paired by seed).")  # fmt: skip
     return lines
