@@ -47,11 +47,11 @@ FOLDER, HELD = ROOT / "central_backdoors", 1000
 METHODS: dict[str, dict[str, Any]] = {
     "dc": {"name": "dc", "ipc": 10, "iterations": 20, "outer": 10, "inner": 5, "batch_train": 10, "batch_real": 32,
            "optimiser": "adam", "lr": 0.1, "lr_net": 0.01, "init": "real"},
-    "dm": {"name": "dm", "ipc": 10, "iterations": 80, "optimiser": "adam", "lr": 0.1, "batch_real": 32, "init": "real"},
-    "dm_ipc1": {"name": "dm", "ipc": 1, "iterations": 80, "optimiser": "adam", "lr": 0.1, "batch_real": 32,
+    "dm": {"name": "dm", "ipc": 10, "iterations": 120, "optimiser": "adam", "lr": 0.2, "batch_real": 32, "init": "real"},
+    "dm_ipc1": {"name": "dm", "ipc": 1, "iterations": 120, "optimiser": "adam", "lr": 0.2, "batch_real": 32,
                 "init": "real"},
 }  # fmt: skip
-EVERY = {"dc": 1, "dm": 20}
+EVERY = {"dc": 1, "dm": 40}
 """Steps of the condensation between two optimisations of the trigger: `dc` after every outer step, as released."""
 ATTACKS = ("naive", "doorping")
 PARTS = tuple(f"{method}_{form}" for method in METHODS for form in ("box", "open"))
