@@ -158,7 +158,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--victim", nargs="+", default=["convnet_hidden"], help="architectures trained on the sets")
     parser.add_argument("--width", type=int, default=16, help="of convnet and convnet_hidden")
     parser.add_argument("--records", type=int, default=5000, help="training images, the first of a shuffle")
-    parser.add_argument("--test", type=int, default=2000, help="test images, the first")
+    parser.add_argument("--test", type=int, default=2000, help="test images, the last")
     parser.add_argument("--size", type=int, default=4, help="pixels a side of the trigger")
     parser.add_argument("--portion", type=float, default=0.01, help="share of the records that are poisoned")
     parser.add_argument("--first-steps", type=int, default=1000, help="Adam's steps on the first trigger")
@@ -180,8 +180,8 @@ def bench_of(options: argparse.Namespace, device: torch.device) -> Bench:
     """The data split as asked, and the architectures."""
     whole = packed_images.load(options.data, None)
     order = torch.randperm(len(whole.train), generator=Streams(0, ("central", "records")).generator())
-    first = torch.arange(min(len(whole.test), options.test))
-    measured = whole.train.take(order[-HELD:]) if options.split == "val" else whole.test.take(first)
+    last = torch.arange(len(whole.test))[-options.test :]
+    measured = whole.train.take(order[-HELD:]) if options.split == "val" else whole.test.take(last)
     data = replace(whole, train=whole.train.take(order[:-HELD][: options.records]), test=measured)
 
     def networks(name: str) -> Fresh:
