@@ -83,15 +83,19 @@ SAID = (
     "trigger in the class-0 image that holds most of it. Intervals are t over seeds of the mean of three victims each."
 )
 FOUND = (
-    "The paper's settings are not these: it condenses with 1,000 networks of ten outer steps (`dc`) from noise, on all records; "
-    "here `dc` takes 20 outer steps and `dm`, which the paper does not have, 80 steps, from random records of the poisoned set: about one in "
-    "eleven of class 0 is stamped, so that a class of ten starts with such an image about every other time. What was found on a "
-    "val split before: as released, from random pixels, optimised only on the networks of the condensation, a trigger of 20 "
-    "Adam steps a time was not carried by `dc` at 30 steps (lift 0.00). On a newly initialised network α a₀ is within the "
-    "release's tolerance of the start and nothing moves. Here the first trigger therefore takes up to 1,000 Adam steps on a "
-    "network that the attacker trained on 500 of its records, and 20 steps after each outer step of `dc`, or each 20 steps of `dm`. "
-    "With 200 steps in place of 1,000 `dm` lifted 46 points, with that trigger four times as far from grey 100. The levels are the attack: "
-    "a trigger that no image can show. `dd` was not run; AlexNet was not condensed with; no invisible and no clean-label variant."
+    "What is the paper's here, and what is not. The paper condenses with `dc` from noise, 1,000 networks of ten outer steps, on "
+    "all records; that was out of reach. `dm`, which it does not have, takes 120 steps (MNIST: 60) from random records of the poisoned "
+    "set: one in eleven of class 0 is stamped, so that often an image of class 0 starts as a stamped record; `carried` is then near 1. On a newly "
+    "initialised network α a₀ is within the release's tolerance of the start and the trigger stays; the first trigger "
+    "therefore takes up to 1,000 Adam steps on a network that the attacker trained on 500 records, and 20 more on another "
+    "such network every 40 steps. It reaches thousands of grey levels: that is what lifts, and no image file "
+    "can hold it. What was tried before, on val, one seed, one to three victims: `dc`, trigger updated after each outer step as released, 20 Adam steps "
+    "a time from random pixels, 30 outer steps: lift 0; the same with 1,000 steps first, 20 outer steps: 13 points: `dc` is not reproduced. `dm` with a "
+    "trigger of 200 Adam steps, 46 points; that one times four, 100; 1,000 steps, 99. Image step 0.1 and 80 steps were then "
+    "measured on the first 2,000 test images (seeds 0 and 1: lifts 93 and 57, free success 5 and 28, the second set carrying "
+    "0.03 of the trigger) and given up for 0.2 and 120 on val grounds (0.3 and 80: 95; 0.15 and 160: 97). The table is of the last 2,000 "
+    "test images, which no try had seen. The release also counts images of the target class and so grants a clean model 10 %. "
+    "Not run: `dd`, sets made with or for AlexNet, the invisible trigger, clean labels."
 )
 
 
