@@ -38,6 +38,8 @@ from fedsim.data.images import Images
 from fedsim.data.transforms import Normalise
 from fedsim.data.trigger import Trigger, noisy, white
 from fedsim.distill.base import Distiller, Task
+from fedsim.distill.pixels import start as first_images
+from fedsim.distill.real import RealImages
 from fedsim.models.network import Network
 from fedsim.seeding import Streams
 from fedsim.tasks import Fresh, central_task, network_factory
@@ -47,8 +49,8 @@ FOLDER, HELD = ROOT / "central_backdoors", 1000
 METHODS: dict[str, dict[str, Any]] = {
     "dc": {"name": "dc", "ipc": 10, "iterations": 20, "outer": 10, "inner": 5, "batch_train": 10, "batch_real": 32,
            "optimiser": "adam", "lr": 0.1, "lr_net": 0.01, "init": "real"},
-    "dm": {"name": "dm", "ipc": 10, "iterations": 120, "optimiser": "adam", "lr": 0.2, "batch_real": 32, "init": "real"},
-    "dm_ipc1": {"name": "dm", "ipc": 1, "iterations": 120, "optimiser": "adam", "lr": 0.2, "batch_real": 32,
+    "dm": {"name": "dm", "ipc": 10, "iterations": 120, "optimiser": "adam", "lr": 0.25, "batch_real": 32, "init": "real"},
+    "dm_ipc1": {"name": "dm", "ipc": 1, "iterations": 120, "optimiser": "adam", "lr": 0.25, "batch_real": 32,
                 "init": "real"},
 }  # fmt: skip
 EVERY = {"dc": 1, "dm": 40}
@@ -132,11 +134,13 @@ def known(bench: Bench, streams: Streams) -> Network:
 def condensed(
     bench: Bench, made: Distiller, images: Images, normalise: Normalise, settings: dict[str, Any], streams: Streams
 ) -> Images:
-    """The set, as the network input's grey levels: float32, in the box or not."""
+    """The set, as the network input's grey levels: float32, in the box or not. All start from the same clean records."""
     compute = settle(Compute(device=bench.options.device, chunk=0, compile=False, channels_last=False, ensemble="loop"))
     task = central_task(images, bench.data, normalise, bench.fresh, settings["ipc"], compute, streams)
     artifacts = made.prepare(task, streams.generator("prepare"))
     state: Any = made.init(task, artifacts, streams.generator("init"))
+    unstamped = replace(task, real=RealImages(bench.data.train, task.num_classes, normalise, task.device))
+    state.pixels.copy_(first_images(unstamped, settings["init"], streams.generator("first")))
     for step in range(settings["iterations"]):
         made.step(task, artifacts, state, streams.generator("step", step))
     made.result(task, state)  # the trigger as it is at the end
@@ -158,10 +162,11 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--victim", nargs="+", default=["convnet_hidden"], help="architectures trained on the sets")
     parser.add_argument("--width", type=int, default=16, help="of convnet and convnet_hidden")
     parser.add_argument("--records", type=int, default=5000, help="training images, the first of a shuffle")
-    parser.add_argument("--test", type=int, default=2000, help="test images, the last")
+    parser.add_argument("--test", type=int, default=2000, help="test images")
+    parser.add_argument("--skip", type=int, default=4000, help="the first test images, on which settings were tried")
     parser.add_argument("--size", type=int, default=4, help="pixels a side of the trigger")
     parser.add_argument("--portion", type=float, default=0.01, help="share of the records that are poisoned")
-    parser.add_argument("--first-steps", type=int, default=1000, help="Adam's steps on the first trigger")
+    parser.add_argument("--first-steps", type=int, default=2000, help="Adam's steps on the first trigger")
     parser.add_argument("--trigger-steps", type=int, default=20, help="and on those that follow, each time")
     parser.add_argument("--tolerance", type=float, default=0.5, help="squared distance to the goal at which they end")
     parser.add_argument(
@@ -169,7 +174,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--seen-epochs", type=int, default=10, help="and its epochs")
     parser.add_argument("--iterations", type=int, default=0, help="of the condensation; 0: as METHODS says")
-    parser.add_argument("--networks", type=int, default=3, help="victims of each set")
+    parser.add_argument("--networks", type=int, default=2, help="victims of each set")
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--batch", type=int, default=10, help="images of a victim's step")
     parser.add_argument("--lr", type=float, default=0.02, help="a victim's step size; chosen on real images of val")
@@ -180,8 +185,8 @@ def bench_of(options: argparse.Namespace, device: torch.device) -> Bench:
     """The data split as asked, and the architectures."""
     whole = packed_images.load(options.data, None)
     order = torch.randperm(len(whole.train), generator=Streams(0, ("central", "records")).generator())
-    last = torch.arange(len(whole.test))[-options.test :]
-    measured = whole.train.take(order[-HELD:]) if options.split == "val" else whole.test.take(last)
+    unseen = torch.arange(len(whole.test))[options.skip :][: options.test]
+    measured = whole.train.take(order[-HELD:]) if options.split == "val" else whole.test.take(unseen)
     data = replace(whole, train=whole.train.take(order[:-HELD][: options.records]), test=measured)
 
     def networks(name: str) -> Fresh:
