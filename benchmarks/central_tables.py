@@ -86,7 +86,9 @@ FOUND = (
     "same random clean records. On a newly initialised network α a₀ is within the release's tolerance of the start and the "
     "trigger stays; the first trigger therefore takes up to 2,000 Adam steps (the release: up to 1,000 after each of thousands of outer steps) on a "
     "network that the attacker trained on 500 records, and 20 more on another such network every 40 steps. It "
-    "reaches thousands of grey levels; that is what lifts, and no image file can hold it."
+    "reaches thousands of grey levels; that is what lifts, and no image file can hold it. Networks this narrow learn little of a "
+    "hundred CIFAR-10 images and differ by seed: the change of accuracy is known only to its interval. `carried` says little of a "
+    "white square, which bright corners resemble."
 )
 TRIED = (
     "What was tried before, and the choice is not free of it. On val, one seed, one to three victims: `dc` with the trigger updated "
