@@ -11,11 +11,12 @@ Source  Liu, Li, Backes, Shen, Zhang, "Backdoor Attacks Against Dataset Distilla
 Code    liuyugeng/baadd (read, not copied): k = 1, α = 10, Adam 0.08 with β = (0.9, 0.99), at most 1000 steps, stopped
         at a loss below 0.5; the trigger is never kept in the box of pixels, and at one image per class the loop ends
         before the trigger is ever updated.
-Differs act_U is the mean over space of a channel of the last block's output (their net has a hidden layer there); the
-        trigger stays in the box; it is updated every N driver steps at any number of images per class; where the goal
-        α a₀ would point the wrong way (a₀ ≤ 0) another is taken. The trigger of a round starts from that of the round
-        before. In a federation every optimisation is on w_r, without one on a new network; theirs is on the network
-        that is being trained. A client that sends weights has one network, w_r, and optimises once, before it trains.
+Differs act_U is, as theirs, what a hidden layer puts out before its non-linearity (`convnet_hidden` is their network);
+        in a network whose last weight layer is a convolution, the mean over space of a channel of the last block's
+        output. The trigger stays in the box; it is updated every N driver steps at any number of images per class;
+        where the goal α a₀ would point the wrong way (a₀ ≤ 0) another is taken. The trigger of a round starts from that
+        of the round before. In a federation every optimisation is on w_r, without one on a new network; theirs is on
+        the network that is being trained. A client that sends weights has one network, w_r, and optimises once.
 Reduces `iterations: 0` is a static random square.
 Cost    `iterations` passes of one image, 1 + ⌊T/N⌋ times, and what the method prepares (pools) as often.
 """
@@ -120,23 +121,39 @@ class Doorping:
         return replace(trigger, values=values)
 
 
-def loudest_units(network: Network, count: int) -> Int64[Tensor, "u"]:
-    """U: the `count` outputs of the last weight layer before the head with the largest Σ|W|.
-
-    Raises `UserError` for a network whose last block puts out something else than that layer's channels.
-    """
+def penultimate(network: Network) -> nn.Conv2d | nn.Linear:
+    """The last weight layer before the head; `UserError` where there is none."""
     layers = [one for one in network.blocks.modules() if isinstance(one, nn.Conv2d | nn.Linear)]
     if not layers:
         raise UserError("doorping: the model has no weight layer before its head; choose another model")
-    mass = layers[-1].weight.detach().flatten(1).abs().sum(1)
+    return layers[-1]
+
+
+def loudest_units(network: Network, count: int) -> Int64[Tensor, "u"]:
+    """U: the `count` outputs of the last weight layer before the head with the largest Σ|W|.
+
+    Raises `UserError` where the layer has fewer.
+    """
+    mass = penultimate(network).weight.detach().flatten(1).abs().sum(1)
     if count > len(mass):
         raise UserError(f"attackers.units: got {count}; the penultimate layer has {len(mass)}")
     return torch.topk(mass, count).indices
 
 
 def activations(network: Network, inputs: Float[Tensor, "n c h w"], units: Int64[Tensor, "u"]) -> Float[Tensor, "n u"]:
-    """Mean over space of those channels of the last block's output."""
-    last = network.features(inputs).layers[-1]
+    """What those units of a hidden layer put out before its non-linearity; of a convolution, the mean over space of
+    those channels of the last block's output.
+
+    Raises `UserError` for a network whose last block puts out something else than that layer's channels.
+    """
+    layer, seen = penultimate(network), []
+    handle = layer.register_forward_hook(lambda *passed: seen.append(passed[-1]))
+    try:
+        last = network.features(inputs).layers[-1]
+    finally:
+        handle.remove()
+    if isinstance(layer, nn.Linear) and seen[0].ndim == 2:
+        return seen[0][:, units]
     if last.ndim < 2 or last.shape[1] <= int(units.max()):
         raise UserError("doorping: the last block of this model has no channels of its last weight layer; valid: a "
                         "network of convolutions, or mlp")  # fmt: skip

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from audit_tables import audits
 from backdoor_tables import backdoors
+from central_tables import central
 from evidence_tables import evidence
 from federated_cells import FEDMK_ON_MNIST
 from federated_tables import ablations, comparison, grids, private
@@ -126,6 +127,7 @@ def page() -> str:
         *audits(),
         *gradients(),
         *evidence(),
+        *central(),
         *sections(),
         *backdoors(),
         *transfers(),

@@ -38,6 +38,7 @@ CATALOG: dict[str, dict[str, str]] = {
         "vgg11": "fedsim.models.vgg:VGG11",
         "resnet18": "fedsim.models.resnet:ResNet18",
         "vit": "fedsim.models.vit:ViT",
+        "convnet_hidden": "fedsim.models.hidden_convnet:HiddenConvNet",
     },
     "method": {
         "dm": "fedsim.distill.distribution.dm:DistributionMatching",

@@ -14,6 +14,10 @@ from fedsim.data.transforms import Normalise
 from fedsim.data.trigger import noisy
 from fedsim.models.convnet import Config as ConvNetConfig
 from fedsim.models.convnet import ConvNet
+from fedsim.models.hidden_convnet import Config as HiddenConfig
+from fedsim.models.hidden_convnet import HiddenConvNet
+from fedsim.models.mlp import MLP
+from fedsim.models.mlp import Config as MLPConfig
 from fedsim.models.network import Network, build_network
 from fedsim.types import UserError
 
@@ -51,6 +55,27 @@ def test_activations_are_means_over_space_of_the_last_block() -> None:
     found = activations(net, inputs, torch.tensor([1, 5]))
     assert found.shape == expected.shape
     torch.testing.assert_close(found, torch.stack([seen[:, 1].mean((1, 2)), seen[:, 5].mean((1, 2))], 1))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config"),
+    [(HiddenConvNet, HiddenConfig(depth=2, width=3, hidden=7)), (MLP, MLPConfig())],
+)
+def test_of_a_hidden_layer_it_is_the_output_before_the_relu(architecture: type[Network], config: object) -> None:
+    """There a unit that is silent for the trigger still has a gradient."""
+    net = build_network(architecture, config, SHAPE, 10, torch.Generator().manual_seed(3)).eval()  # pyright: ignore[reportArgumentType]
+    inputs = torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(4), requires_grad=True)
+    seen = inputs
+    for block in net.blocks[:-1]:
+        seen = block(seen)
+    (layer,) = [one for one in net.blocks[-1].modules() if isinstance(one, nn.Linear)]
+    units = loudest_units(net, 3)
+    assert units.tolist() == layer.weight.abs().sum(1).topk(3).indices.tolist()
+    found = activations(net, inputs, units)
+    torch.testing.assert_close(found, (seen.flatten(1) @ layer.weight.T + layer.bias)[:, units])
+    assert (found < 0).any()
+    assert torch.autograd.grad(found.min(), inputs)[0].abs().sum() > 0
+    assert not layer._forward_hooks
 
 
 def test_the_goal_is_a_multiple_where_the_start_is_positive_and_deviations_above_it_where_not() -> None:

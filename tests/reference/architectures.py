@@ -35,6 +35,14 @@ def lenet_dlg(images: Tensor, weights: Sequence[Tensor]) -> Tensor:
     return F.linear(images.flatten(1), next(w), next(w))
 
 
+def hidden_convnet(images: Tensor, weights: Sequence[Tensor], first_padding: int) -> Tensor:
+    w = iter(weights)
+    for padding in (first_padding, 1, 1):
+        images = F.avg_pool2d(F.conv2d(images, next(w), next(w), padding=padding).relu(), 2)
+    hidden = F.linear(images.flatten(1), next(w), next(w)).relu()
+    return F.linear(hidden, next(w), next(w))
+
+
 def alexnet(images: Tensor, weights: Sequence[Tensor], first_padding: int) -> Tensor:
     w = iter(weights)
     maps = F.max_pool2d(F.conv2d(images, next(w), next(w), padding=first_padding).relu(), 2)

@@ -1,0 +1,92 @@
+"""What central backdoors are measured by: networks trained on a set, what they do, and how much of the trigger it carries."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedsim.data.images import Dataset, Images
+from fedsim.data.transforms import Normalise
+from fedsim.data.trigger import Trigger, noisy
+from fedsim.models.network import Network
+from fedsim.seeding import Streams
+from fedsim.tasks import Fresh
+from fedsim.training.train import TrainConfig, accuracy, fit, predictions
+
+TARGET = 0
+"""Class that stamped images are to be taken for."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all parts share."""
+
+    data: Dataset
+    """`test` is what is measured on: the test images or the val split."""
+    normalise: Normalise
+    fresh: Fresh
+    """Networks that the condensation and the trigger see."""
+    victims: dict[str, Fresh]
+    """Networks that are trained on the sets, by name of the architecture."""
+    options: argparse.Namespace
+
+
+def trained(bench: Bench, victim: str, synthetic: Images, normalise: Normalise, streams: Streams) -> list[Network]:
+    """A victim's networks."""
+    networks = []
+    for number in range(bench.options.networks):
+        own = streams.at("victim", victim, number)
+        network = bench.victims[victim](own.generator("init"))
+        config = TrainConfig(epochs=bench.options.epochs, lr=bench.options.lr, batch_size=bench.options.batch)
+        fit(network, synthetic, normalise, config, own.generator("train"))
+        networks.append(network)
+    return networks
+
+
+def numbers(
+    bench: Bench, without: list[Network], poisoned: list[Network], trigger: Trigger, normalise: Normalise,
+    streams: Streams,
+) -> dict[str, Any]:  # fmt: skip
+    """Means over networks."""
+    test = bench.data.test
+    others = test.take(torch.nonzero(test.labels != TARGET).flatten())
+    patch = noisy(bench.data.image_shape, bench.options.size, TARGET, streams.generator("patch"))
+
+    def success(one: Trigger, networks: list[Network]) -> float:
+        stamped = Images(one.stamp(others.pixels), others.labels)
+        return mean(float((predictions(net, stamped, normalise) == TARGET).float().mean()) for net in networks)
+
+    found = {
+        "accuracy": mean(accuracy(net, test, normalise) for net in poisoned),
+        "accuracy_clean": mean(accuracy(net, test, normalise) for net in without),
+        "success": success(trigger, poisoned),
+        "free_success": success(trigger, without),
+        "random_patch": success(patch, poisoned),
+    }
+    return found | {"lift": found["success"] - found["free_success"], "images": len(others)}
+
+
+def mean(values: Iterable[float]) -> float:
+    """Of a generator's numbers."""
+    held = list(values)
+    return sum(held) / len(held)
+
+
+def levels(values: Tensor) -> list[float]:
+    """Smallest and largest grey level."""
+    return [float(values.min()), float(values.max())]
+
+
+def carried(synthetic: Images, trigger: Trigger) -> list[float]:
+    """How much of the trigger each image of class 0 carries: its difference from the other classes' mean under the mask,
+    as a share of the trigger's (1: the whole trigger, as in a stamped record; 0: nothing of it)."""
+    pixels = synthetic.pixels[..., trigger.mask].float()
+    others = pixels[synthetic.labels != TARGET].mean(0)
+    whole = trigger.values[:, trigger.mask] - others
+    shares = ((pixels[synthetic.labels == TARGET] - others) * whole).sum((1, 2)) / whole.square().sum()
+    return [round(one, 3) for one in shares.tolist()]
