@@ -62,8 +62,8 @@ def _check_algorithm(parts: Parts, config: FederatedRun) -> None:
             f"method.networks: draws around the server's weights, which {config.algorithm.name} does not send; "
             "valid here: fresh, or pool or early with around: fresh"
         )
-    fewest = config.participation.min_replies  # of a round that goes on
-    check_aggregation(parts.defences, algorithm, parts.fresh()(parts.streams.generator("template")), fewest)
+    asked = len(parts.roll.chosen(config.participation.fraction, 1, parts.streams))
+    check_aggregation(parts.defences, algorithm, parts.fresh()(parts.streams.generator("template")), asked)
     together = getattr(networks, "shared", False) and config.participation.per_node > 1
     if together and has_batch_norm(parts.fresh()(parts.streams.generator("template"))):
         raise UserError(

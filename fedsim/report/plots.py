@@ -76,7 +76,7 @@ class Interval:
 
 def nice_ticks(low: Number, high: Number, count: int = 5) -> list[Number]:
     """About `count` round numbers (1, 2, 5 times a power of ten) around [low, high]."""
-    if high - low <= 1e-9 * abs(high):
+    if high - low <= max(1e-9 * abs(high), 1e-300):  # below, a fifth of it has no logarithm
         pad = abs(low) * 0.05 or 1.0
         low, high = low - pad, high + pad
     raw = (high - low) / count

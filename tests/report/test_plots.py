@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fedsim.report.plots import (
@@ -30,6 +30,7 @@ def texts(svg: str) -> list[str]:
 
 @settings(max_examples=25, deadline=None)
 @given(st.floats(-1e6, 1e6), st.floats(0, 1e6))
+@example(0.0, 5e-324)
 def test_nice_ticks_enclose_the_range_evenly(low: float, span: float) -> None:
     ticks = nice_ticks(low, low + span)
     slack = 1e-6 * max(abs(low), span, 1e-12)
