@@ -12,11 +12,13 @@ import torch
 from fedsim import backdoors
 from fedsim.build import Parts
 from fedsim.config import digest, merge, parse_yaml, read, validate
+from fedsim.data.images import Images
 from fedsim.data.trigger import Trigger, white
 from fedsim.experiment import execute
 from fedsim.plan import plan
 from fedsim.runs import RunDirectory
 from fedsim.schema import FederatedRun, resolve
+from fedsim.training.train import TrainConfig, fit, predictions
 from fedsim.types import UserError
 from fedsim.workload import settled
 from tests.reference.tiny_run import TINY, InlineGrid
@@ -100,6 +102,19 @@ def test_images_of_the_target_count_for_nothing() -> None:
     assert len(found) == int((images.labels != 3).sum())
     assert bool(found.all())
     assert not bool(backdoors.success(network, images, white((1, 8, 8), 2, 4), parts).any())
+
+
+def test_a_clean_model_has_no_free_success() -> None:
+    """Counted over all test images, as the released code does, a model that nobody attacked has the target's share."""
+    parts = settled(Parts(config()))
+    network, rng = parts.fresh()(torch.Generator().manual_seed(0)), torch.Generator().manual_seed(1)
+    how = TrainConfig(epochs=15, lr=0.05, batch_size=64)
+    fit(network, parts.images(parts.split.train), parts.normalise, how, rng)
+    test, trigger = parts.dataset.test, white((1, 8, 8), 2, 0)
+    everything = predictions(network, Images(trigger.stamp(test.pixels), test.labels), parts.normalise) == 0
+    ours = backdoors.success(network, test, trigger, parts)
+    assert float(ours.float().mean()) <= 0.05
+    assert float(everything.float().mean()) >= float(ours.float().mean()) + 0.05
 
 
 def test_a_pool_acts_in_some_rounds_only(tmp_path: Path) -> None:
