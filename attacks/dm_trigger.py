@@ -24,12 +24,12 @@ from jaxtyping import Float, UInt8
 from pydantic import Field
 from torch import Tensor
 
-from attacks.evasion import check_evasion, evasive
-from attacks.poisoning import PoisoningConfig, carried, check_square, known_network, stamped_rows
+from attacks.evasion import check_poisoning, poisoned_upload
+from attacks.poisoning import PoisoningConfig, carried, known_network
 from fedsim.data.images import Images
 from fedsim.data.transforms import Normalise
 from fedsim.data.trigger import Trigger, noisy
-from fedsim.federated.attackers import Scene, leave
+from fedsim.federated.attackers import Scene
 from fedsim.federated.base import Algorithm, Broadcast, ClientView, Upload
 from fedsim.models.network import Network
 from fedsim.seeding import Streams
@@ -62,8 +62,7 @@ class DMTrigger:
 
     def check(self, scene: Scene) -> None:
         """Refuse what could not be done."""
-        check_square(self.config, scene)
-        check_evasion(self.config, scene)
+        check_poisoning(self.config, scene)
         for client, labels in scene.labels.items():
             if not bool((labels == self.config.target).any()):
                 raise UserError(
@@ -81,10 +80,7 @@ class DMTrigger:
         ]
         before = carried(view, broadcast.round, first)
         trigger = replace(before, values=matched(before, networks, setting.normalise, view.images, config, streams))
-        rows = stamped_rows(view.images, config, streams.generator("poisoned"))
-        leave(view, trigger)
-        algorithm = evasive(algorithm, view, broadcast, streams, config)
-        return algorithm.client(replace(view, images=trigger.poison(view.images, rows)), broadcast, streams)
+        return poisoned_upload(algorithm, view, broadcast, streams, config, trigger)
 
 
 @torch.no_grad()

@@ -32,11 +32,10 @@ from jaxtyping import Float, Float32, Int64, UInt8
 from pydantic import Field
 from torch import Tensor, nn
 
-from attacks.evasion import check_evasion, evasive
+from attacks.evasion import check_poisoning, evasive
 from attacks.poisoning import (
     PoisoningConfig,
     carried,
-    check_square,
     condenser,
     known_network,
     stamped_rows,
@@ -81,8 +80,7 @@ class Doorping:
 
     def check(self, scene: Scene) -> None:
         """Refuse what could not be done."""
-        check_square(self.config, scene)
-        check_evasion(self.config, scene)
+        check_poisoning(self.config, scene)
 
     def client(self, algorithm: Algorithm, view: ClientView, broadcast: Broadcast, streams: Streams) -> Upload:
         """The client's own part, with a trigger that follows it."""

@@ -27,13 +27,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacks.poisoning import PoisoningConfig, condenser, known_network
+from attacks.poisoning import PoisoningConfig, check_square, condenser, known_network, stamped_rows
 from fedsim import catalog
 from fedsim.config import Section
 from fedsim.data.synthetic import SyntheticSet
+from fedsim.data.trigger import Trigger
 from fedsim.distill.base import Distiller, Task
 from fedsim.distill.cost import Passes
-from fedsim.federated.attackers import Scene
+from fedsim.federated.attackers import Scene, leave
 from fedsim.federated.base import Algorithm, Broadcast, ClientView, Setting, Upload
 from fedsim.federated.upload_rows import Rows, Scoring, rows_of
 from fedsim.models.functional import state
@@ -87,6 +88,27 @@ class Evading:
     def passes(self, counts: Tensor) -> Passes:
         """The method's; the score's are not counted."""
         return self._method.passes(counts)
+
+
+def check_poisoning(config: PoisoningConfig, scene: Scene) -> None:
+    """Refuse what could not be done: a square that does not fit, nothing to stamp, a filter that cannot be evaded."""
+    check_square(config, scene)
+    check_evasion(config, scene)
+
+
+def poisoned_upload(
+    algorithm: Algorithm,
+    view: ClientView,
+    broadcast: Broadcast,
+    streams: Streams,
+    config: PoisoningConfig,
+    trigger: Trigger,
+) -> Upload:
+    """The client's own part on records stamped with a trigger that stays, which is left in its folder."""
+    rows = stamped_rows(view.images, config, streams.generator("poisoned"))
+    leave(view, trigger)
+    algorithm = evasive(algorithm, view, broadcast, streams, config)
+    return algorithm.client(replace(view, images=trigger.poison(view.images, rows)), broadcast, streams)
 
 
 def check_evasion(config: PoisoningConfig, scene: Scene) -> None:

@@ -14,13 +14,12 @@ Cost    none beside the honest client's.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Literal
 
-from attacks.evasion import check_evasion, evasive
-from attacks.poisoning import PoisoningConfig, check_square, stamped_rows
+from attacks.evasion import check_poisoning, poisoned_upload
+from attacks.poisoning import PoisoningConfig
 from fedsim.data.trigger import white
-from fedsim.federated.attackers import Scene, leave
+from fedsim.federated.attackers import Scene
 from fedsim.federated.base import Algorithm, Broadcast, ClientView, Upload
 from fedsim.seeding import Streams
 
@@ -41,14 +40,10 @@ class Naive:
 
     def check(self, scene: Scene) -> None:
         """Refuse what could not be done."""
-        check_square(self.config, scene)
-        check_evasion(self.config, scene)
+        check_poisoning(self.config, scene)
 
     def client(self, algorithm: Algorithm, view: ClientView, broadcast: Broadcast, streams: Streams) -> Upload:
         """The client's own part, on poisoned records."""
         config = self.config
         trigger = white(view.setting.image_shape, config.size, config.target, config.offset)
-        rows = stamped_rows(view.images, config, streams.generator("poisoned"))
-        leave(view, trigger)
-        algorithm = evasive(algorithm, view, broadcast, streams, config)
-        return algorithm.client(replace(view, images=trigger.poison(view.images, rows)), broadcast, streams)
+        return poisoned_upload(algorithm, view, broadcast, streams, config, trigger)
