@@ -1,4 +1,7 @@
-"""Write docs/results.md from what is kept: `python benchmarks/tables.py`. Nothing in that page is typed by hand."""
+"""Write docs/results.md from what is kept: `python benchmarks/tables.py`. Numbers in its tables are never typed.
+
+Words are: the verdicts below the tables of tickets and of central backdoors hold figures that a rerun has to be read against.
+"""
 
 from __future__ import annotations
 
