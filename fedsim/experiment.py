@@ -22,18 +22,26 @@ from fedsim.report.html import write_report
 from fedsim.report.table import model_label
 from fedsim.runs import RunDirectory, manifest
 from fedsim.schema import Experiment, FederatedRun
+from fedsim.sibling_uploads import share
 from fedsim.simulation import simulate
 from fedsim.types import RunFailed, UserError
 from fedsim.workload import settled
 
 
 def execute(
-    config: Experiment, out: Path, *, resume: bool = False, argv: Sequence[str] = (), engine: Engine | None = None
+    config: Experiment,
+    out: Path,
+    *,
+    resume: bool = False,
+    argv: Sequence[str] = (),
+    engine: Engine | None = None,
+    siblings: Sequence[Path] = (),
 ) -> Path:
     """Do what `config` says under `out` and return the run directory.
 
     The same config and seed is skipped if finished and resumed if not; `resume` insists that there is something to
-    resume. Everything that is wrong with the input is a `UserError` before anything is written.
+    resume. What clients of `siblings`, finished runs, answered to the same question is not worked out again.
+    Everything that is wrong with the input is a `UserError` before anything is written.
     """
     torch.set_num_threads(config.compute.threads)
     parts = Parts(config)
@@ -51,7 +59,11 @@ def execute(
             terminal.say(f"{run.path} is finished already")
             _finish(run, parts, terminal)
             return run.path
-        facts = _begin(run, manifest(config, config.compute.device, list(argv)) | inputs, terminal)
+        facts = manifest(config, config.compute.device, list(argv)) | inputs
+        if taken := share(run, config, facts, siblings):
+            terminal.say(f"{sum(taken.values())} answers of clients are taken over from {', '.join(taken)}")
+            facts |= {"answers_of": taken}
+        facts = _begin(run, facts, terminal)
         parts.split.save(run.path / "split.npz")
         run.write_json("result", _work(run, parts, terminal, facts, chosen, clean))
         _finish(run, parts, terminal)

@@ -6,7 +6,8 @@
     rows: {clean: {}, naive: {attackers: [{name: naive, clients: [1]}]}}
     columns: {none: {}, spectral: {defenses: [spectral_signatures]}}
 
-A cell is the run with its row, its column and its seed laid over it, section by section as `extends` does.
+A cell is the run with its row, its column and its seed laid over it, section by section as `extends` does. Where cells
+differ in what only the server does, what their clients answered is shared (`fedsim.sibling_uploads`).
 """
 
 from __future__ import annotations
@@ -88,7 +89,9 @@ def run_sweep(sweep: Sweep, plans: Sequence[Plan], out: Path, say: Callable[[str
         named = " · ".join(part for part in (plan.row, plan.column, f"seed {plan.seed}") if part)
         say(f"run {number} of {len(plans)}: {named}")
         try:
-            run = RunDirectory(execute(plan.config, out))
+            run = RunDirectory(
+                execute(plan.config, out, siblings=[cell.path for cell in done if cell.seed == plan.seed])
+            )
             done.append(Cell(plan.row, plan.column, plan.seed, run.path, run.read_json("result")))
         except (RunFailed, UserError) as error:  # the second: what only its data, or a client, could tell
             failures.append(f"{named}: {error}")

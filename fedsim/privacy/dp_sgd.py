@@ -47,7 +47,12 @@ from fedsim.training.train import TrainConfig, learning_rate
 from fedsim.types import Params, UserError
 
 MOST = 2**23
-"""Entries of the gradients of single records that are in memory together; 64 MB in float64."""
+"""Entries of the gradients of single records that are in memory together, 64 MB in float64; on a CPU a quarter of them,
+whose activations stay near."""
+
+CACHED = 2**18
+"""Entries of them that are clipped and summed together; a block of 2 MB in float64 is clipped four times as fast as all
+of a batch."""
 
 
 class Config(Terms):
@@ -120,7 +125,8 @@ class DPSGD(Agreement):
 
     def _step(self, model: nn.Module, optimiser: NoisySteps, batch: Images, normalise: Normalise) -> None:
         """One step on `batch`, its gradients taken in pieces; there is one piece where there is no record."""
-        rows = max(1, MOST // sum(value.numel() for value in optimiser.params))
+        most = MOST if batch.pixels.is_cuda else MOST // 4
+        rows = max(1, most // sum(value.numel() for value in optimiser.params))
         pixels, labels = batch.pixels.split(rows), batch.labels.split(rows)
         for place, (inputs, targets) in enumerate(zip(pixels, labels, strict=True), start=1):
             optimiser.zero_grad()
@@ -168,8 +174,15 @@ class NoisySteps(DPOptimizer):
 
 
 def summed(rows: Float[Tensor, "n p"], mechanism: Mechanism) -> Int64[Tensor, "p"]:
-    """Σ clip_C(g_i), each cut towards zero on the grid; a gradient that is not finite counts as zero."""
-    return (clipped(finite(rows.double()), mechanism.clip) / mechanism.grid).trunc().long().sum(0)
+    """Σ clip_C(g_i), each cut towards zero on the grid; a gradient that is not finite counts as zero.
+
+    The sum is of integers: on a CPU it is taken over blocks that stay in its cache, and is the same.
+    """
+    block = len(rows) if rows.is_cuda else max(1, CACHED // rows.shape[1])
+    total = rows.new_zeros(rows.shape[1], dtype=torch.long)
+    for part in rows.split(max(1, block)):
+        total += (clipped(finite(part.double()), mechanism.clip) / mechanism.grid).trunc().long().sum(0)
+    return total
 
 
 def check(network: nn.Module, training: TrainConfig) -> None:
