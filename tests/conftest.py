@@ -5,6 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import settings
 
+from tests import signatures
+
+signatures.install()  # before anything imports the product
+
 settings.register_profile("fedsim", deadline=None)
 settings.load_profile("fedsim")
 
