@@ -17,6 +17,11 @@ _SHAPE = re.compile(r"\b(Float|Int|Integer|UInt|Bool|Num|Real|Shaped)\d*\[")
 _checkers: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
 
+def names_a_shape(annotation: str) -> bool:
+    """Whether one of jaxtyping's types is in it."""
+    return _SHAPE.search(annotation) is not None
+
+
 def checked(stub: Callable[..., Any]) -> Callable[..., Any]:
     """What checks a call against the signature of `stub`, made when the first call comes.
 
@@ -27,7 +32,7 @@ def checked(stub: Callable[..., Any]) -> Callable[..., Any]:
     A checker takes milliseconds to make: most functions are never called by one process, and a closure is defined anew
     by each call of the function around it, always with the same signature.
     """
-    if not _SHAPE.search(repr(stub.__annotations__)):
+    if not names_a_shape(repr(stub.__annotations__)):
         return stub
     result = stub.__annotations__.get("return", Any)
     if result is not Any and "~" not in repr(result):  # a type variable is solved with the parameters

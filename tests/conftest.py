@@ -1,9 +1,16 @@
-"""Settings of all property tests, for which no example is too slow; and the order of files that run side by side."""
+"""What all tests stand on: checked signatures, settings of property tests, disks, the order of files side by side."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import settings
+
+from tests import signatures
+
+signatures.install()  # before anything imports the product
 
 settings.register_profile("fedsim", deadline=None)
 settings.load_profile("fedsim")
@@ -17,6 +24,17 @@ LONGEST = (
     "test_ray",
 )
 """Files that begin first, so that no worker is left with one of them when the others have nothing to do."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _disks_are_not_waited_for() -> Iterator[None]:
+    """Nothing here cuts the power: in this process a descriptor that is synchronised is only asked whether it is open.
+
+    A run writes dozens of files, and a disk takes milliseconds for each. Processes that are killed have the real call.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -21,6 +21,7 @@ QUICK = [
 ]  # fmt: skip
 HERE = [*QUICK, "compute.workers=0", "controls.upload_real_subset=false"]
 """The quick run without workers and without its control."""
+SHORT = [*HERE, "rounds=1"]
 
 
 def fedsim(capsys: pytest.CaptureFixture[str], *words: str) -> Path:
@@ -50,7 +51,16 @@ def test_one_hash_in_another_folder_with_another_number_of_workers(tmp_path, cap
         assert other[key] == undisturbed[key], key
 
 
-@pytest.mark.parametrize("per_node", [3, 20])
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one round of the quick run, finished."""
+    out = tmp_path_factory.mktemp("short")
+    assert main(["run", str(CONFIG), *SHORT, "--out", str(out)]) == 0
+    (run,) = out.glob("*/*")
+    return run
+
+
+@pytest.mark.parametrize("per_node", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_one_hash_however_many_clients_a_node_serves(tmp_path, capsys, undisturbed, per_node):
     run = fedsim(capsys, "run", str(CONFIG), *HERE, f"participation.per_node={per_node}", "--out", str(tmp_path))
     other = result(run)
@@ -59,17 +69,15 @@ def test_one_hash_however_many_clients_a_node_serves(tmp_path, capsys, undisturb
     assert (run / "clients/client_0007/round_003/upload.safetensors").is_file()
 
 
-def test_another_seed_gives_another_hash(tmp_path, capsys, undisturbed):
-    run = fedsim(capsys, "run", str(CONFIG), *HERE, "seed=1", "--out", str(tmp_path))
-    assert result(run)["model_sha256"] != undisturbed["model_sha256"]
+def test_another_seed_gives_another_hash(tmp_path, capsys, short):
+    run = fedsim(capsys, "run", str(CONFIG), *SHORT, "seed=1", "--out", str(tmp_path))
+    assert result(run)["model_sha256"] != result(short)["model_sha256"]
 
 
-def test_a_finished_run_is_skipped(tmp_path, capsys):
-    words = ["run", str(CONFIG), *HERE, "rounds=1", "--out", str(tmp_path)]
-    run = fedsim(capsys, *words)
-    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
-    assert fedsim(capsys, *words) == run
-    after = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
+def test_a_finished_run_is_skipped(capsys, short):
+    before = {path: path.stat().st_mtime_ns for path in short.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert fedsim(capsys, "run", str(CONFIG), *SHORT, "--out", str(short.parent.parent)) == short
+    after = {path: path.stat().st_mtime_ns for path in short.rglob("*") if path.is_file() and path.name != ".lock"}
     assert after == before
 
 

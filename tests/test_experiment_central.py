@@ -59,10 +59,10 @@ def test_a_central_condensation_writes_its_sets_their_score_and_the_control(tmp_
 def test_mnist_is_condensed_over_flower(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("FEDSIM_CACHE", str(tmp_path / "cache"))
     config = CONFIG.parent.parent / "federated/mnist_feddm.yaml"
-    small = ["model.width=8", "method.ipc=1", "method.iterations=10", "method.batch_real=32", "method.networks.size=2"]
+    small = ["model.width=8", "method.ipc=1", "method.iterations=10", "method.batch_real=32", "method.networks.size=1"]
     words = [
         "rounds=1",
-        "server.epochs=30",
+        "server.epochs=20",
         "partition.clients=3",
         "participation.min_replies=3",
         "compute.workers=0",

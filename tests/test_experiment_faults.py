@@ -48,8 +48,8 @@ def test_too_few_replies_fail_the_run_with_exit_code_one_and_the_reasons(tmp_pat
 )
 def test_uploads_of_private_pixels_are_announced(method, line, tmp_path, capsys):
     words = ["rounds=1", "partition.clients=2", "participation.min_replies=1", "server.epochs=1", method]
-    words += ["method.iterations=2"] if method != "method=random" else []
-    words += ["compute.workers=0", "controls.upload_real_subset=false"]
+    words += ["model.depth=1", "model.width=8", "compute.workers=0", "controls.upload_real_subset=false"]
+    words += ["method.iterations=2", "method.networks.size=2"] if method != "method=random" else []
     assert main(["run", str(CONFIG), *words, "--out", str(tmp_path)]) == 0
     assert line in capsys.readouterr().err
     (run,) = tmp_path.glob("*/*")

@@ -72,9 +72,13 @@ def test_digits_are_scaled_and_split_once_for_all() -> None:
     assert (len(data.train), len(data.test), data.image_shape) == (1438, 359, (1, 8, 8))
     assert data.test.counts(10).min() >= 34
     both = torch.cat([data.train.pixels, data.test.pixels]).flatten(1).numpy()
-    levels, _ = load_digits(return_X_y=True)
+    levels, digits = load_digits(return_X_y=True)
     expected = [[round(v * 255 / 16) for v in row] for row in np.asarray(levels).tolist()]
     assert sorted(map(tuple, both.tolist())) == sorted(map(tuple, expected))
+    labelled = list(
+        zip(map(tuple, both.tolist()), [*data.train.labels.tolist(), *data.test.labels.tolist()], strict=True)
+    )
+    assert sorted(labelled) == sorted(zip(map(tuple, expected), digits.tolist(), strict=True))
     scaled = data.train.pixels.double() / 255
     assert data.mean == pytest.approx((scaled.mean().item(),), abs=5e-5)
     assert data.std == pytest.approx((scaled.std(correction=0).item(),), abs=5e-5)
