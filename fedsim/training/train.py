@@ -78,17 +78,16 @@ def fit(
     those of the whole batch, except under batch norm, which always sees the whole batch. `progress(epoch, loss)` is
     called after every epoch and ends the training by returning True; `adjust(network)` may change a batch's gradient
     before its step. `rng` is on the CPU. Epochs before `first`, from 0, count as done, for the schedule alone. An epoch
-    is `size` images, by default all: sets of different sizes take the same steps where it is the same.
+    is `size` images, by default all of them: sets of different sizes can take the same steps.
     """
-    runner, optimiser = Runner(network, execution), _sgd(network, config)
-    network.train()
+    runner, optimiser = Runner(network.train(), execution), _sgd(network, config)
     device, size = images.pixels.device, size or len(images)
-    loss, shuffled = torch.zeros((), device=device), _shuffled(len(images), size, rng)
+    loss, orders = torch.zeros((), device=device), _shuffled(len(images), size, rng)
     for epoch in range(first, config.epochs):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(config, epoch)
         loss = torch.zeros((), device=device)
-        for rows in next(shuffled).split(config.batch_size):
+        for rows in next(orders).split(config.batch_size):
             inputs, targets = seen(network, images.take(rows.to(device)), normalise, config, rng)
             optimiser.zero_grad()
             loss += _backward(runner, inputs, targets) * len(rows)
