@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import mean, variance
+from typing import cast
 
 from scipy.optimize import brentq
 from scipy.special import ndtri, rel_entr, stdtrit
@@ -47,10 +48,10 @@ def _lowest(centre: float, most: float) -> float:
     def beyond(mu: float) -> float:
         return float(rel_entr(centre, mu) + rel_entr(1 - centre, 1 - mu)) - most
 
-    least = (
-        1e-300  # KL grows without bound towards 0, so slowly for a centre of rounding's size that no double shows it
-    )
-    return 0.0 if centre == 0 or beyond(least) <= 0 else float(brentq(beyond, least, centre, xtol=1e-15))
+    least = 1e-300  # KL has no bound towards 0, but for a centre of rounding's size no double shows it
+    if centre == 0 or beyond(least) <= 0:
+        return 0.0
+    return cast(float, brentq(beyond, least, centre, xtol=1e-15))
 
 
 def difference_ci(left: Sequence[float], right: Sequence[float], level: float = 0.95) -> tuple[float, Interval | None]:
