@@ -11,7 +11,7 @@ from typing import Any
 from kept_parts import ROOT
 from result_tables import table
 
-from fedsim.report.sweep_page import NUMBERS, shown
+from fedsim.report.sweep_numbers import calibrations, heading, shown, used
 
 SWEEPS = {
     "backdoor_digits": (
@@ -24,12 +24,13 @@ SWEEPS = {
     ),
     "digits_matrix": (
         "Attackers against defences in FedDM on the digits",
-        "One of eight clients, a 2×2 square, two rounds. Filters leave out what they flag at their default thresholds, which "
-        "are not calibrated here; aggregations take the place of the server's training. `detection AUROC`: scores of the "
-        "client that lies against those of the others, over both rounds. The last rows are attackers that know a filter.",
+        "One of eight clients, a 2×2 square, two rounds. Filters leave out what they flag at their default thresholds "
+        "(`flagged`); beside it what thresholds from the row without attackers would have flagged of the same uploads. "
+        "Aggregations take the place of the server's training. `detection AUROC`: scores of the client that lies against "
+        "those of the others, over both rounds. `cost`: accuracy less that of the same run without the defence, nobody "
+        "attacking. The last rows are attackers that know a filter.",
     ),
 }
-HEADERS = {"detection_auroc": "detection AUROC"}
 
 
 def backdoors() -> list[str]:
@@ -46,15 +47,15 @@ def section(name: str, title: str, note: str) -> str:
         return f"## {title}\n\n{note}\n\nNot run yet: {command}.\n"
     kept: dict[str, Any] = json.loads(path.read_text())
     lines, columns = kept["table"], any(line["column"] for line in kept["table"])
-    used = [one for one in NUMBERS if any(line[one] for line in lines)]
+    names = used(lines)
     header = ["attackers", *(["defence"] if columns else []), "seeds"]
-    header += [HEADERS.get(one, f"{one.replace('_', ' ')} %") for one in used]
+    header += [heading(one, lines) for one in names]
     rows = [
         [
             line["row"],
             *([line["column"]] if columns else []),
             str(line["seeds"]),
-            *(shown(line[one], one) for one in used),
+            *(shown(line.get(one), one) for one in names),
         ]
         for line in lines
     ]
@@ -64,4 +65,5 @@ def section(name: str, title: str, note: str) -> str:
     )
     origin = f"{command} · commit {', '.join(commits)} · {'; '.join(machines)}"
     failed = [f"Failed: {one}." for one in kept["failed"]]
-    return "\n\n".join([f"## {title}", note, table(header, rows), *failed, origin]) + "\n"
+    told = [f"Calibrated thresholds: {'; '.join(found)}."] if (found := calibrations(lines)) else []
+    return "\n\n".join([f"## {title}", note, table(header, rows), *told, *failed, origin]) + "\n"

@@ -129,4 +129,9 @@ def success(bench: Bench, network: Network, target: int) -> dict[str, Any]:
     stamped[:, :, -side:, -side:] = 255
     share = accuracy(network, Images(stamped, torch.full_like(others.labels, target)), bench.normalise)
     found = wilson(round(share * len(others)), len(others))
-    return {"asr": share, "wilson": [round(end, 4) for end in found], "accuracy": bench.accuracy(network)}
+    return {
+        "asr": share,
+        "images": len(others),
+        "wilson": [round(end, 4) for end in found],
+        "accuracy": bench.accuracy(network),
+    }

@@ -9,7 +9,7 @@ import torch
 from ticket_cases import Bench, poisoned, repeated
 
 from defenses.ticket_similarity import Config as DefenceConfig
-from defenses.ticket_similarity import bits_of, compared, mask_of
+from defenses.ticket_similarity import bits_of, compared, mask_of, usual
 from fedsim.audit.statistics.masks import by_layer, changed, likeness
 from fedsim.data.images import Images
 from fedsim.data.partition import Dirichlet, DirichletConfig
@@ -20,7 +20,9 @@ from fedsim.training.tickets import Masks
 from fedsim.training.train import fit
 from fedsim.types import Params
 
-POISON, CLIENTS, KEEP, ROUNDS = 0.1, 8, 0.2, 7
+POISON, CLIENTS, ROUNDS = 0.1, 8, 7
+FILTER = DefenceConfig()
+"""The filter is measured as it ships."""
 PAIRS = {
     "same data": ("a", "a again"),
     "honest": ("a", "b"),
@@ -134,7 +136,7 @@ def defence_part(bench: Bench, kind: str, seed: int) -> dict[str, Any]:
         for start, weights in {"first weights": first, "trained": later(bench, honest, first, seed)}.items():
             for name, found in scored(bench, honest, attacks, bad, weights, seed).items():
                 cells.append({"partition": partition, "start": start, "attack": name, "bad": bad, **found})
-    return {"kind": kind, "seed": seed, "cells": cells}
+    return {"kind": kind, "seed": seed, "filter": FILTER.model_dump(mode="json"), "cells": cells}
 
 
 def instead(bench: Bench, partition: str, own: Images, bad: int, seed: int) -> dict[str, Images]:
@@ -180,26 +182,31 @@ def later(bench: Bench, honest: list[Images], first: Params, seed: int) -> Param
 def scored(
     bench: Bench, honest: list[Images], attacks: dict[str, Images], bad: int, start: Params, seed: int
 ) -> dict[str, dict[str, Any]]:
-    """By the attack, `none` among them: z of the defence, and of what it would be on the masks themselves."""
+    """By the attack, `none` among them: z of the defence as it ships, and of what it would be on the masks themselves.
+
+    A training is the same whoever else uploads, but for the number of its steps.
+    """
     network, streams = bench.fresh(Streams(seed).generator("template")), Streams(seed, ("defence",))
-    config = DefenceConfig(keep=KEEP, train=bench.train)
     network.load_state_dict(start)
-    before = mask_of(network, config)
+    before = mask_of(network, FILTER)
+    known: dict[tuple[int, int], Masks] = {}
 
-    def turned(images: Images) -> Masks:
-        whole = repeated(images, max(len(one) for one in honest))
-        return bits_of(network, start, whole, bench.normalise, config, streams)
+    def turned(images: Images, size: int) -> Masks:
+        if (key := (id(images), size)) not in known:
+            bits = bits_of(network, start, images, size, bench.normalise, FILTER, streams)
+            assert bits is not None, "no training diverges on images of the data set"
+            known[key] = bits
+        return known[key]
 
-    base, found = [turned(one) for one in honest], {}
+    found = {}
     for name, upload in {"none": None, **attacks}.items():
-        lined = list(base)
-        if upload is not None:
-            lined[bad] = turned(upload)
+        uploads = [*honest[:bad], honest[bad] if upload is None else upload, *honest[bad + 1 :]]
+        lined = [turned(one, usual(uploads)) for one in uploads]
         plain = [changed(one, before) for one in lined]
         found[name] = {
-            "changed_iou": listed(compared(lined, "iou", config.threshold).z),
-            "masks_hamming": listed(compared(plain, "hamming", config.threshold).z),
-            "masks_iou": listed(compared(plain, "iou", config.threshold).z),
+            "changed_iou": listed(compared(lined, FILTER.measure, FILTER.threshold).z),
+            "masks_hamming": listed(compared(plain, "hamming", FILTER.threshold).z),
+            "masks_iou": listed(compared(plain, "iou", FILTER.threshold).z),
         }
     return found
 

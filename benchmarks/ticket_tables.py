@@ -1,36 +1,23 @@
-"""A part of docs/results.md: tickets of clean, distilled and poisoned sets against each other, and the defence on them."""
+"""A part of docs/results.md: tickets of clean, distilled and poisoned sets against each other."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 from kept_parts import kept
 from result_tables import interval, percent, table
 from ticket_cases import KINDS
-from ticket_likeness import CLIENTS, PAIRS
+from ticket_likeness import PAIRS
 
-from defenses.ticket_similarity import Config as DefenceConfig
-from fedsim.audit.statistics.auc import auc
-from fedsim.training.intervals import mean_ci
+from fedsim import api
+from fedsim.training.intervals import mean_ci, wilson
 
 Part = dict[str, Any]
 NAMES = {"real": "real", "dm1": "dm, 1 per class", "dm10": "dm, 10 per class"}
 MASKS = {"iterated": "iterated", "cut": "one cut", "scales": "early bird"}
-SCORES = {"changed_iou": "IoU of changed bits", "masks_hamming": "Hamming of masks", "masks_iou": "IoU of masks"}
-
-FOUND = {
-    "digits": "**Does ticket similarity tell poisoned from honest sets? Of real images of clients with equal classes yes; of synthetic ones at a tenth poisoned no, at half "
-    "mostly.** From the first weights much of what it sees is the labels: an honest client with as many images of the target's class is "
-    "ranked as low. From trained weights the masks themselves tell the trigger from the labels (`poisoned` near 1, `labels` near 0.5), and the bits "
-    "that training turned over do not, at this threshold: few bits are turned over there, and likeness relative to their number "
-    "takes away that a poisoned client turns over more. With a tenth poisoned, sets of `dm` are no clearer than the honest set with "
-    "those labels at the first weights, and are found in one seed of five at trained ones; but they also carry the trigger poorly (last table). Clients of unlike "
-    "classes (Dirichlet 0.5) hide a tenth poisoned from the first weights (AUROC 0.6) and cost false positives from trained ones. Five seeds, eight clients, no adaptive attacker: a weak result either way where intervals are wide."
-}
-"""What the tables on the defence say, in words."""
 
 
 def section(title: str, note: str, data: str, words: str, parts: Sequence[Part], body: Sequence[str]) -> str:
@@ -41,6 +28,27 @@ def section(title: str, note: str, data: str, words: str, parts: Sequence[Part],
     commits = ", ".join(sorted({one["source"]["commit"][:10] for one in parts}))
     machine = f"{parts[0]['source']['device']}, torch {parts[0]['source']['torch']}"
     return "\n\n".join([f"## {title}", note, *body, f"{command} · commit {commits} · {machine}"]) + "\n"
+
+
+def share(parts: Sequence[Part], rows: Sequence[Part]) -> str:
+    """Success of a trigger over seeds, per cent: t over seeds; where all agree Wilson's of all their images.
+
+    A row each of `parts`; a part made before rows said so has as many images as the data set has of other classes.
+    """
+    shares = [row["asr"] for row in rows]
+    if max(shares) > min(shares):
+        return interval(shares)
+    images = [
+        row.get("images") or _others(part["asked"]["data"], part["target"])
+        for part, row in zip(parts, rows, strict=True)
+    ]
+    low, high = wilson(sum(round(share * n) for share, n in zip(shares, images, strict=True)), sum(images))
+    return f"{percent(shares[0])} [{percent(low)}, {percent(high)}]"
+
+
+@cache
+def _others(data: str, target: int) -> int:
+    return int((api.load(data).test.labels != target).sum())
 
 
 def number(points: Sequence[float]) -> str:
@@ -134,71 +142,3 @@ def mean_of(values: list[float | None]) -> str:
     """Mean of what is defined."""
     known = [one for one in values if one is not None]
     return f"{np.mean(known):.2f}" if known else ""
-
-
-def defences(data: str) -> str:
-    """AUROC and false positives."""
-    threshold = DefenceConfig().threshold
-    note = (
-        f"`defenses/ticket_similarity.py`: {CLIENTS} uploads, masks that keep a fifth, one training of ten epochs from the server's weights on each "
-        "(as many steps for every client). One client is poisoned (a tenth or half of its records), or honest with the labels of the poisoned "
-        "one (`labels`), or none (`none`). AUROC: share of honest clients with a higher z than that client, mean over seeds with t "
-        f"interval, 0.5 where nothing is seen; `found`: seeds in which it has z < −{threshold:g}; `false`: share of honest clients below that. "
-        "Nothing adapts to the defence here."
-    )
-    cells: dict[tuple[str, ...], list[Part]] = defaultdict(list)
-    parts = [part for kind in KINDS for part in kept("tickets", f"{data}_defence_{kind}_")]
-    for part in parts:
-        for cell in part["cells"]:
-            cells[part["kind"], cell["partition"], cell["start"], cell["attack"]].append(cell)
-    header = [
-        "set",
-        "partition",
-        "start",
-        "attack",
-        "n",
-        *(f"{name}: {what}" for name in SCORES.values() for what in ("AUROC", "found", "false")),
-    ]
-    rows = [
-        [
-            NAMES[key[0]],
-            *key[1:],
-            str(len(found)),
-            *(text for score in SCORES for text in judged(found, score, threshold)),
-        ]
-        for key, found in cells.items()
-    ]
-    alone = kept("tickets", f"{data}_carried_")
-    body = [
-        FOUND.get(data, ""), table(header, rows),
-        "Whether there is anything to see: success of the trigger on a dense network that is trained on the set of one client alone "
-        "(the first set of the section above), stamped and relabelled and then condensed.",
-        table(*carried(alone)),
-    ]  # fmt: skip
-    return section(f"Ticket similarity as a defence, {data}", note, data, "defence carried", [*parts, *alone], body)
-
-
-def carried(parts: list[Part]) -> tuple[list[str], list[list[str]]]:
-    """A row for each kind of set and share poisoned."""
-    cells: dict[tuple[str, float], list[Part]] = defaultdict(list)
-    for part in parts:
-        for row in part["rows"]:
-            cells[row["kind"], row["poison"]].append(row)
-    order = sorted(cells, key=lambda key: (list(KINDS).index(key[0]), key[1]))
-    rows = [
-        [NAMES[kind], f"{100 * share:g}", str(len(cells[kind, share])),
-         *(interval([one[what] for one in cells[kind, share]]) for what in ("asr", "accuracy"))]
-        for kind, share in order
-    ]  # fmt: skip
-    return ["set", "poisoned %", "n", "ASR %", "accuracy %"], rows
-
-
-def judged(cells: list[Part], score: str, threshold: float) -> list[str]:
-    """AUROC, detections, false positives of one score."""
-    z, bad = np.array([cell[score] for cell in cells]), np.array([cell["bad"] for cell in cells])
-    if cells[0]["attack"] == "none":
-        return ["", "", percent((z < -threshold).mean())]
-    own = z[np.arange(len(z)), bad]
-    others = np.stack([np.delete(row, place) for row, place in zip(z, bad, strict=True)])
-    areas = [auc(-np.array([one]), -rest) for one, rest in zip(own, others, strict=True)]
-    return [number(areas), f"{int((own < -threshold).sum())}/{len(own)}", percent((others < -threshold).mean())]

@@ -6,7 +6,8 @@ from collections import defaultdict
 
 from kept_parts import kept
 from result_tables import interval, table
-from ticket_tables import Part, defences, likenesses, section
+from ticket_defence_tables import defences
+from ticket_tables import Part, likenesses, section, share
 
 
 def tickets() -> list[str]:
@@ -44,19 +45,19 @@ def attacked(parts: list[Part]) -> tuple[list[str], list[list[str]]]:
         for row in part["rows"]:
             cells[row["poison"], row.get("mask", "ticket"), row["keep"]].append(row)
     rows = []
-    for (share, mask, keep), found in cells.items():
+    for (poison, mask, keep), found in cells.items():
         asr, dense, clean = (
             [one["asr"] for one in cells[key]]
-            for key in ((share, mask, keep), (share, "ticket", 1.0), (0.0, "ticket", keep))
+            for key in ((poison, mask, keep), (poison, "ticket", 1.0), (0.0, "ticket", keep))
         )
         right, whole = (
-            [one["accuracy"] for one in cells[key]] for key in ((share, mask, keep), (share, "ticket", 1.0))
+            [one["accuracy"] for one in cells[key]] for key in ((poison, mask, keep), (poison, "ticket", 1.0))
         )
         wide = max(one["wilson"][1] - one["wilson"][0] for one in found)
         less = lambda one, other: interval([a - b for a, b in zip(one, other, strict=True)])  # noqa: E731
         rows.append([
-            f"{100 * share:g}", "dense" if keep == 1 else mask, f"{keep:.2g}", str(len(found)), interval(asr), f"{100 * wide:.1f}",
-            less(asr, clean) if share else "", less(asr, dense) if keep < 1 else "", interval(right),
+            f"{100 * poison:g}", "dense" if keep == 1 else mask, f"{keep:.2g}", str(len(found)), share(parts, found), f"{100 * wide:.1f}",
+            less(asr, clean) if poison else "", less(asr, dense) if keep < 1 else "", interval(right),
             less(right, whole) if keep < 1 else "",
         ])  # fmt: skip
     header = [

@@ -26,8 +26,10 @@ from typing import Any
 import torch
 from kept_parts import ROOT, chosen, chosen_device, keep, provenance, told
 from ticket_cases import KINDS, Bench
-from ticket_likeness import defence_part, likeness_part
+from ticket_likeness import FILTER, defence_part, likeness_part
 from ticket_training import carried_part, fedavg_part, transfer_part, vulnerability_part
+
+from fedsim.config import digest
 
 FOLDER = ROOT / "tickets"
 ALONE: dict[str, Callable[[Bench, int], dict[str, Any]]] = {
@@ -46,6 +48,11 @@ def made(bench: Bench, part: str, seed: int) -> dict[str, Any]:
     return OF_KINDS[name](bench, kind, seed) if kind else ALONE[name](bench, seed)
 
 
+def asked(bench: Bench, part: str) -> dict[str, Any]:
+    """Settings that a kept part was made under: the defence's are those of the filter as it ships."""
+    return bench.asked() | ({"filter": digest(FILTER)} if part.startswith("defence_") else {})
+
+
 def main() -> None:
     """The chosen parts."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -61,7 +68,7 @@ def main() -> None:
     for part in chosen(PARTS, given.parts):
         for seed in range(given.seeds):
             path = FOLDER / f"{given.data}_{part}_s{seed}.json"
-            keep(path, source, bench.asked(), lambda part=part, seed=seed: made(bench, part, seed))
+            keep(path, source, asked(bench, part), lambda part=part, seed=seed: made(bench, part, seed))
 
 
 if __name__ == "__main__":

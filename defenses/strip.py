@@ -11,8 +11,8 @@ Source  Gao, Xu, Wang, Chen, Ranasinghe, Nepal, "STRIP: A Defence Against Trojan
         2019 (arXiv 1902.06531), equations 3 and 4.
 Code    TrojanZoo (facts only): weight 0.5, 64 overlays, false positives 5 %. A copy of the authors' code adds with
         weights 1 and 1, clipped: a white stamp stays white then, and is found better (tests/defenses/test_strip.py).
-Differs H is the mean over overlays, not their sum. The threshold is conformal (calibration.py, on −H of clean images)
-        in the place of a fitted normal law's quantile: clean entropies are not normal.
+Differs H is the mean over overlays, not their sum. The threshold is conformal (fedsim/training/calibration.py, on −H of
+        clean images) in the place of a fitted normal law's quantile: clean entropies are not normal.
 Cost    N forward passes of f for every image.
 """
 

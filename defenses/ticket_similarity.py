@@ -10,18 +10,23 @@ All masks grow from w_r, and what they have in common with m(w_r) says nothing o
 turned over are compared, not the masks. A score far below the others' is what is suspicious; what clients with other
 classes than the rest score is the same, and only honest rounds of equal label skew say how often.
 
+More steps turn more bits over. So every training takes as many, those of an upload with the median number of images:
+a larger upload is not gone through as often, a smaller one more often. An upload that makes the training diverge has
+no mask; nothing could be more suspicious.
+
 Source  the similarity of tickets against backdoors: arXiv 2109.10512, on tickets that clients train and send. Here the
         server trains them itself, on uploaded images; score and threshold are this file's.
 Code    none read.
 Differs XOR with the mask of the common start; likeness above chance; the robust z of Iglewicz and Hoaglin, 1993.
-Cost    a training of `train.epochs` on every upload, and K² comparisons of masks.
+Cost    K trainings of `train.epochs` on as many images as the median upload has, and K² comparisons of masks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from itertools import combinations
+from typing import ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -65,7 +70,7 @@ class Config(Section):
     threshold: float = Field(default=3.5, gt=0)
     """τ: robust deviations below the median at which a client is flagged."""
     train: TrainConfig = TrainConfig(epochs=20, lr=0.01, batch_size=64, schedule="constant")
-    """The training of w_r on one upload."""
+    """The training of w_r on one upload; an epoch is the median number of images of all uploads."""
 
     @model_validator(mode="after")
     def _possible(self) -> Config:
@@ -80,11 +85,12 @@ class TicketScores:
     """What the defence says of K clients, in the order of their uploads."""
 
     z: Float64[np.ndarray, "clients"]
-    """Robust z (suspicion.py); below 0 is less like the others than most."""
+    """Robust z (suspicion.py); below 0 is less like the others than most. −∞ where the training diverged and not every
+    one did; NaN where fewer than three did not."""
     median: Float64[np.ndarray, "clients"]
-    """s_k: 0 by chance, at most 1."""
+    """s_k: 0 by chance, at most 1; NaN without a mask."""
     likeness: Float64[np.ndarray, "clients clients"]
-    """Chance-corrected likeness of every two; NaN on the diagonal."""
+    """Chance-corrected likeness of every two; NaN on the diagonal and without a mask."""
     flagged: Bool[np.ndarray, "clients"]
     """z < −τ."""
 
@@ -134,26 +140,38 @@ def ticket_scores(
         )
     if empty := [place for place, upload in enumerate(uploads) if len(upload) == 0]:
         raise UserError(f"ticket_similarity: got no image in upload {empty[0]}; valid: at least one; leave it out")
-    bits = [bits_of(network, start, one, normalise, config, streams, execution=execution) for one in uploads]
+    size = usual(uploads)
+    bits = [bits_of(network, start, one, size, normalise, config, streams, execution=execution) for one in uploads]
     return compared(bits, config.measure, config.threshold)
+
+
+def usual(uploads: Sequence[Images | SyntheticSet]) -> int:
+    """Images of an epoch: the median of the uploads' numbers, of the middle two the lower; no client sets it alone."""
+    sizes = sorted(len(one) for one in uploads)
+    return sizes[(len(sizes) - 1) // 2]
 
 
 def bits_of(
     network: Network,
     start: Params,
     upload: Images | SyntheticSet,
+    size: int,
     normalise: Normalise,
     config: Config,
     streams: Streams,
     *,
     execution: Execution = AS_WRITTEN,
-) -> Masks:
-    """c_k, or m_k under `compare: masks`, after a training on one upload; `network` is worked in, on its device."""
+) -> Masks | None:
+    """c_k, or m_k under `compare: masks`, after a training on one upload with epochs of `size` images; None where it
+    diverged. `network` is worked in, on its device."""
     network.load_state_dict(start)
     before = mask_of(network, config) if config.compare == "changed" else None
     images = upload.as_images() if isinstance(upload, SyntheticSet) else upload
     on_device = images.to(next(network.parameters()).device)
-    fit(network, on_device, normalise, config.train, streams.generator("train"), execution=execution)
+    rng = streams.generator("train")
+    fit(network, on_device, normalise, config.train, rng, execution=execution, size=size)
+    if not all(bool(one.isfinite().all()) for one in network.parameters()):
+        return None
     after = mask_of(network, config)
     return after if before is None else changed(after, before)
 
@@ -166,14 +184,17 @@ def mask_of(network: Network, config: Config) -> Masks:
     return magnitude_mask(weights, prunable(network), config.keep, config.scope)
 
 
-def compared(bits: Sequence[Masks], measure: Measure, threshold: float) -> TicketScores:
+def compared(bits: Sequence[Masks | None], measure: Measure, threshold: float) -> TicketScores:
     """Scores from c_1 … c_K. Two of which both hold nothing, or both everything, are alike by 1."""
     table = np.full((len(bits), len(bits)), np.nan)
-    for left, one in enumerate(bits):
-        for right, other in enumerate(bits[:left]):
-            found = likeness(one, other, measure)
-            value = found.value if found.corrected is None else found.corrected
-            table[left, right] = table[right, left] = value
-    median = np.nanmedian(table, axis=1)
-    z = robust_z(torch.from_numpy(median)).numpy()
+    there = [place for place, one in enumerate(bits) if one is not None]
+    for left, right in combinations(there, 2):
+        found = likeness(cast(Masks, bits[left]), cast(Masks, bits[right]), measure)
+        value = found.value if found.corrected is None else found.corrected
+        table[left, right] = table[right, left] = value
+    median, z = np.full(len(bits), np.nan), np.full(len(bits), np.nan)
+    z[[place for place, one in enumerate(bits) if one is None and there]] = -np.inf
+    if len(there) >= LEAST:
+        median[there] = np.nanmedian(table[there], axis=1)
+        z[there] = robust_z(torch.from_numpy(median[there])).numpy()
     return TicketScores(z, median, table, z < -threshold)

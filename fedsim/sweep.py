@@ -23,7 +23,9 @@ from pydantic import Field, field_validator
 
 from fedsim.config import Raw, Section, merge, override, read, validate
 from fedsim.experiment import execute
-from fedsim.report.sweep_page import Cell, table_of, write_sweep
+from fedsim.report.sweep_cells import Cell
+from fedsim.report.sweep_numbers import facts, table_of
+from fedsim.report.sweep_page import write_sweep
 from fedsim.runs import RunDirectory, write_atomic
 from fedsim.schema import Distillation, Experiment, FederatedRun, resolve
 from fedsim.types import RunFailed, UserError
@@ -96,7 +98,7 @@ def run_sweep(sweep: Sweep, plans: Sequence[Plan], out: Path, say: Callable[[str
         except (RunFailed, UserError) as error:  # the second: what only its data, or a client, could tell
             failures.append(f"{named}: {error}")
             say(f"failed: {error}")
-        content = {"name": sweep.name, "cells": [one.plain(folder) for one in done], "failed": failures}
+        content = {"name": sweep.name, "cells": [facts(one, done, folder) for one in done], "failed": failures}
         write_atomic(folder / "sweep.json", json.dumps(content | {"table": table_of(done)}, indent=1) + "\n")
         write_sweep(folder / "sweep.html", sweep.name, done, failures)
     return folder, failures

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from typer.testing import CliRunner
 
 from fedsim.cli import app
 from fedsim.config import parse_yaml
-from fedsim.report.sweep_page import Cell, detection, table_of
 from fedsim.sweep import load_sweep, run_sweep
 from fedsim.types import UserError
 from tests.reference.tiny_run import TINY, InlineGrid
@@ -104,34 +102,3 @@ def test_what_only_the_data_can_tell_fails_its_cell_alone(tmp_path: Path) -> Non
 def test_the_command_lists_its_runs(tmp_path: Path) -> None:
     told = CliRunner().invoke(app, ["sweep", str(written(tmp_path / "s.yaml", seeds=[0, 1])), "--dry-run"])
     assert told.output.splitlines() == ["clean · seed 0", "clean · seed 1", "naive · seed 0", "naive · seed 1"]
-
-
-def cell(tmp_path: Path, accuracy: float = 0.9, **more: Any) -> Cell:
-    return Cell("a", "b", 0, tmp_path, {"accuracy": accuracy, "accuracy_ci": [0.8, 1.0]} | more)
-
-
-def test_detection_is_of_clients_that_acted_in_that_round(tmp_path: Path) -> None:
-    said = [
-        {"one": {"0": [5.0, False, True], "1": [4.0, True, True], "2": [1.0, False, True]}},  # 1 acts: above one of two
-        {"one": {"0": [0.0, True, True], "1": [9.0, True, True], "2": [1.0, False, True]}},  # 1 is honest now
-    ]
-    found = detection(cell(tmp_path, defenses=said, backdoor={"acted": [[1], []]}))
-    assert found == (0.5, pytest.approx(2 / 5))
-
-
-def test_an_attacker_that_nobody_looked_at_was_not_found(tmp_path: Path) -> None:
-    said = [{"one": {"0": [5.0, False, True], "1": [0.0, False, False], "2": [-1.0, False, True]}}]
-    assert detection(cell(tmp_path, defenses=said, backdoor={"acted": [[1]]})) == (0.0, 0.0)
-    auroc, flagged = detection(cell(tmp_path, defenses=said)) or (0.0, 0.0)
-    assert math.isnan(auroc)
-    assert flagged == 0.0
-
-
-def test_an_interval_is_over_seeds_where_there_are_several(tmp_path: Path) -> None:
-    cells = [cell(tmp_path, value) for value in (0.8, 0.9)]
-    (line,) = table_of(cells)
-    assert line["accuracy"]["mean"] == pytest.approx(0.85)
-    assert line["accuracy"]["over"] == "seeds"
-    (line,) = table_of(cells[:1])
-    assert line["accuracy"]["over"] == "images"
-    assert line["accuracy"]["interval"] == [0.8, 1.0]

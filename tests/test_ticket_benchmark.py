@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,18 @@ import torch
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))  # its modules know one another by plain names
 
+import ticket_defence_tables as tables
+import ticket_likeness
 import ticket_tables
 from ticket_cases import Bench, poisoned, repeated, success
-from ticket_likeness import CLIENTS, PAIRS, dealt, instead, sets, target_of
+from ticket_likeness import CLIENTS, PAIRS, dealt, instead, scored, sets, target_of
 
+from defenses.ticket_similarity import Config as DefenceConfig
+from defenses.ticket_similarity import ticket_scores
 from fedsim.data.images import Images
+from fedsim.models.functional import state
+from fedsim.seeding import Streams
+from fedsim.training.intervals import bounded_ci, wilson
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +89,86 @@ def test_repeated_images_are_as_many_as_asked(bench: Bench):
     assert repeated(one, 7).labels.tolist() == [*one.labels.tolist(), *one.labels.tolist(), int(one.labels[0])]
 
 
-def test_the_client_in_question_is_counted_against_the_others():
+def test_the_benchmark_measures_the_filter_that_ships(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """z is that of `ticket_scores` under the shipped settings, whatever the uploads' sizes; here with fewer epochs."""
+    quick = DefenceConfig(train=DefenceConfig().train.model_copy(update={"epochs": 1}))
+    assert DefenceConfig() == ticket_likeness.FILTER
+    monkeypatch.setattr(ticket_likeness, "FILTER", quick)
+    some = sets(bench, 0)["a"]
+    honest = [some.take(torch.arange(place, 40 + 10 * place)) for place in range(4)]
+    attack = some.take(torch.arange(200, 390))
+    start = state(bench.fresh(torch.Generator().manual_seed(1)))
+    found = scored(bench, honest, {"0.5": attack}, 2, start, 0)
+    for name, uploads in {"none": honest, "0.5": [*honest[:2], attack, honest[3]]}.items():
+        network = bench.fresh(torch.Generator())
+        scores = ticket_scores(network, start, uploads, bench.normalise, quick, Streams(0, ("defence",)))
+        assert found[name]["changed_iou"] == [round(float(one), 4) for one in scores.z]
+    assert found["none"] != found["0.5"]
+
+
+def test_the_client_in_question_is_counted_against_the_others() -> None:
     cells = [{"attack": "0.1", "bad": 1, "s": [0.0, -4.0, 1.0]}, {"attack": "0.1", "bad": 0, "s": [0.5, -5.0, 1.0]}]
-    area, found, false = ticket_tables.judged(cells, "s", 3.5)
-    assert area.startswith("0.75 [")
+    area, found, false = tables.judged(cells, "s", 3.5)
+    low, high = bounded_ci([1.0, 0.5])[1] or (0.0, 0.0)
+    assert area == f"0.75 [{low:.2f}, {high:.2f}], p 0.33"  # of nine choices three: 1 + 1, 1 + ½, ½ + 1
     assert (found, false) == ("1/2", "25.00")
     nobody = [{"attack": "none", "bad": 1, "s": [0.0, -4.0, 1.0, -9.0]}]
-    assert ticket_tables.judged(nobody, "s", 3.5) == ["", "", "50.00"]
+    assert tables.judged(nobody, "s", 3.5) == ["", "", "50.00"]
+
+
+def test_chance_is_over_all_choices_of_a_client() -> None:
+    first = {"bad": 3, "s": [float(place) for place in (4, 5, 6, 0, 1, 2, 3, 7)]}
+    assert tables.by_chance([first] * 5, "s") == pytest.approx(8**-5)
+    assert tables.by_chance([first | {"bad": 7}] * 2, "s") == 1
+    assert tables.by_chance([{"bad": 0, "s": [1.0] * 4}] * 3, "s") == 1  # all tie
+    rng = np.random.default_rng(0)
+    cells = [{"bad": int(rng.integers(4)), "s": rng.normal(size=4).round(0).tolist()} for _ in range(3)]
+    reached = sum(tables.areas(cells, "s"))
+    every = [
+        sum(tables.area(cell["s"], who) for cell, who in zip(cells, choice, strict=True))
+        for choice in product(range(4), repeat=3)
+    ]
+    assert tables.by_chance(cells, "s") == pytest.approx(np.mean([one >= reached - 1e-9 for one in every]))
+
+
+def lined(place: int, *, seen: bool) -> dict[str, object]:
+    """Eight scores; the client in question is last of them, or in the middle."""
+    z = [0.5, -0.5, 0.25, -0.25, 1.0, -1.0, 2.0]
+    z.insert(place, -9.0 if seen else 0.1)
+    return {"bad": place, "changed_iou": z, "masks_hamming": [-one for one in z]}
+
+
+def test_the_answer_is_made_of_the_cells() -> None:
+    cells = {
+        ("dm10", "equal", start, attack): [lined(place, seen=seen) for place in range(5)]
+        for start in ("first weights", "trained")
+        for attack, seen in {
+            "none": False, "0.1": start == "trained", "0.5": True, "labels": False,
+        }.items()
+    }  # fmt: skip
+    text = tables.answer(cells, 3.5)
+    tenth = (
+        "a tenth poisoned **from the trained weights only** (AUROC 0.57 from the first weights, 1.00 from the trained "
+        "weights; left out 5 of 10 times)"
+    )
+    assert tenth in text
+    assert "half poisoned **yes** (AUROC 1.00 from the first weights, 1.00" in text
+    assert "0.57 from the first weights (the poisoned one more suspicious in 0 of 5 seeds)" in text
+    assert "(the poisoned one more suspicious in 5 of 5 seeds)" in text
+    assert "Where nobody attacks 0.00 %" in text
+    assert "dm, 10 per class 0.00 instead of 1.00 (0.00 instead of 0.00 %" in text
+    unseen = {key: [lined(place, seen=False) for place in range(5)] for key in cells}
+    assert "a tenth poisoned **no**" in tables.answer(unseen, 3.5)
+    assert "yes**" not in tables.answer(unseen, 3.5)
+
+
+def test_seeds_that_agree_on_a_success_are_as_sure_as_their_images(bench: Bench) -> None:
+    parts = [{"asked": {"data": "digits"}, "target": target} for target in (0, 1)]
+    size = [int((bench.dataset.test.labels != target).sum()) for target in (0, 1)]
+    low, high = wilson(sum(size), sum(size))
+    assert ticket_tables.share(parts, [{"asr": 1.0}] * 2) == f"100.00 [{100 * low:.2f}, {100 * high:.2f}]"
+    low, high = wilson(0, 30)
+    assert ticket_tables.share(parts, [{"asr": 0.0, "images": 10}, {"asr": 0.0, "images": 20}]).endswith(
+        f"{100 * high:.2f}]"
+    )
+    assert ticket_tables.share(parts, [{"asr": 0.2}, {"asr": 0.4}]).startswith("30.00 [")

@@ -7,7 +7,7 @@ with weights count by them (data/weights.py).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
@@ -70,31 +70,31 @@ def fit(
     progress: Callable[[int, float], bool | None] | None = None,
     adjust: Callable[[Network], None] | None = None,
     first: int = 0,
+    size: int | None = None,
 ) -> float:
     """Train `network` in place and return the mean loss of the last epoch.
 
     `images` lie on the network's device. A batch is passed through in pieces as `execution` says; gradients add up to
     those of the whole batch, except under batch norm, which always sees the whole batch. `progress(epoch, loss)` is
     called after every epoch and ends the training by returning True; `adjust(network)` may change a batch's gradient
-    before its step. `rng` is on the CPU. Epochs before `first`, from 0, count as done, for the schedule alone.
+    before its step. `rng` is on the CPU. Epochs before `first`, from 0, count as done, for the schedule alone. An epoch
+    is `size` images, by default all of them: sets of different sizes can take the same steps.
     """
-    runner = Runner(network, execution)
-    optimiser = _sgd(network, config)
-    network.train()
-    device = images.pixels.device
-    loss = torch.zeros((), device=device)
+    runner, optimiser = Runner(network.train(), execution), _sgd(network, config)
+    device, size = images.pixels.device, size or len(images)
+    loss, orders = torch.zeros((), device=device), _shuffled(len(images), size, rng)
     for epoch in range(first, config.epochs):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(config, epoch)
         loss = torch.zeros((), device=device)
-        for rows in torch.randperm(len(images), generator=rng).split(config.batch_size):
+        for rows in next(orders).split(config.batch_size):
             inputs, targets = seen(network, images.take(rows.to(device)), normalise, config, rng)
             optimiser.zero_grad()
             loss += _backward(runner, inputs, targets) * len(rows)
             if adjust is not None:
                 adjust(network)
             optimiser.step()
-        loss /= len(images)
+        loss /= size
         if progress is not None and progress(epoch + 1, float(loss)) is True:
             break
     network.eval()
@@ -120,6 +120,16 @@ def follow(network: Network, images: Images, normalise: Normalise, *, execution:
                 optimiser.step()
     network.eval()
     return float(loss)
+
+
+def _shuffled(count: int, size: int, rng: torch.Generator) -> Iterator[Int64[Tensor, "size"]]:
+    """The rows of one epoch after another: the next `size` of permutations of `count` rows, each begun when needed."""
+    rows = torch.empty(0, dtype=torch.int64)
+    while True:
+        while len(rows) < size:
+            rows = torch.cat([rows, torch.randperm(count, generator=rng)])
+        yield rows[:size]
+        rows = rows[size:]
 
 
 def _sgd(network: Network, config: TrainConfig) -> torch.optim.SGD:

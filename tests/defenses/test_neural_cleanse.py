@@ -9,11 +9,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from defenses.calibration import threshold
 from defenses.neural_cleanse import Config, Triggers, indices, ratios, reverse, scheduled, score, stamped
 from fedsim.data.images import Images
 from fedsim.data.transforms import Normalise
 from fedsim.seeding import stream
+from fedsim.training.calibration import threshold
 from fedsim.types import UserError
 from tests.defenses.planted import TARGET, digits, network, normalise, others, triggered
 from tests.reference import backdoor_defenses as literal

@@ -10,13 +10,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from defenses.calibration import threshold
 from defenses.strip import Config, draw, entropies, entropy
 from fedsim import api
 from fedsim.audit.statistics.auc import auc
 from fedsim.data.images import Images
 from fedsim.data.transforms import Normalise
 from fedsim.seeding import stream
+from fedsim.training.calibration import threshold
 from fedsim.types import UserError
 from tests.defenses.planted import digits, network, normalise, others, triggered
 from tests.reference import backdoor_defenses as literal

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from defenses.ticket_similarity import Config, compared, mask_of, ticket_scores
+from defenses.ticket_similarity import Config, bits_of, compared, mask_of, ticket_scores, usual
 from fedsim.audit.statistics.masks import changed, likeness
 from fedsim.data.images import Images
 from fedsim.data.synthetic import SyntheticSet
@@ -17,6 +19,7 @@ from fedsim.models.functional import flatten, state
 from fedsim.models.network import Network, build_network
 from fedsim.models.norms import Norm
 from fedsim.seeding import Streams, stream
+from fedsim.training.tickets import Masks, magnitude_mask, prunable
 from fedsim.training.train import TrainConfig, fit
 from fedsim.types import UserError
 from tests.reference.dm import NORMALISE
@@ -126,6 +129,44 @@ def test_gamma_masks_after_a_training_and_not_before():
     assert found.likeness.shape == (3, 3)
     with pytest.raises(UserError, match="no scale"):
         ticket_scores(network("none"), state(network("none")), uploads, NORMALISE, gamma, Streams(0))
+
+
+def test_a_client_with_more_images_takes_as_many_steps() -> None:
+    """Sixteen images and the same twice over are one task; an epoch is eight images under eight of them."""
+    few, steps = upload(0), []
+    double = Images(few.pixels.repeat(2, 1, 1, 1), few.labels.repeat(2))
+    half = few.take(torch.arange(8))
+    assert usual([few, double, half]) == usual([few, double, half, few]) == 16
+    for one in (few, double, half):
+        net, count = network(), []
+        fit(
+            net, one, NORMALISE, CONFIG.train, Streams(5).generator("train"), size=16,
+            adjust=lambda _, count=count: count.append(1),
+        )  # fmt: skip
+        steps.append(len(count))
+        turned = bits_of(network(), state(network()), one, 16, NORMALISE, CONFIG, Streams(5))
+        start = magnitude_mask(state(network()), prunable(net), CONFIG.keep)
+        assert turned is not None
+        assert all(
+            torch.equal(turned[name], value)
+            for name, value in changed(magnitude_mask(state(net), prunable(net), CONFIG.keep), start).items()
+        )
+    assert steps == [8, 8, 8]
+
+
+def test_an_upload_that_breaks_the_training_is_the_most_suspicious_and_spares_the_others() -> None:
+    uploads = [upload(seed) for seed in range(4)]
+    breaking = replace(upload(0), weights=torch.full((16,), 1e30))
+    found = ticket_scores(network("none"), state(network("none")), [*uploads, breaking], NORMALISE, CONFIG, Streams(5))
+    alone = ticket_scores(network("none"), state(network("none")), uploads, NORMALISE, CONFIG, Streams(5))
+    assert found.z[:4].tolist() == alone.z.tolist()
+    assert found.z[4] == -np.inf
+    assert found.flagged[4]
+    masks: list[Masks | None] = [bits("1100"), None, bits("1010"), None]
+    few = compared(masks, "iou", 3.5)
+    assert np.isnan(few.z[[0, 2]]).all()
+    assert few.flagged.tolist() == [False, True, False, True]
+    assert np.isnan(compared([None] * 3, "iou", 3.5).z).all()
 
 
 def test_uploads_and_start_are_left_as_they_are():

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from fedsim.training.intervals import difference_ci, mean_ci, paired_difference, wilson
+from fedsim.training.intervals import bounded_ci, difference_ci, mean_ci, paired_difference, wilson
 
 LIGHT = settings(max_examples=25, deadline=None)
 POINTS = st.lists(st.floats(0, 1), min_size=2, max_size=8).filter(lambda points: max(points) - min(points) > 1e-6)
@@ -108,3 +108,40 @@ def test_a_paired_difference_covers() -> None:
         low, high = paired_difference(*map(int, counts))[1]
         held += low <= shares[1] - shares[2] <= high
     assert 0.93 <= held / 1000 <= 0.975
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 2), (5, 5), (0, 9), (12, 12)])
+def test_all_or_nothing_is_clopper_and_pearsons(right: int, n: int) -> None:
+    mean, interval = bounded_ci([float(right > 0)] * n)
+    exact = stats.binomtest(right, n).proportion_ci(method="exact")
+    assert mean == (right > 0)
+    assert interval == pytest.approx((exact.low, exact.high), abs=1e-9)
+
+
+@LIGHT
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=12))
+def test_a_bounded_interval_solves_its_equation_and_stays_in_range(points: list[float]) -> None:
+    mean, interval = bounded_ci(points)
+    assert interval is not None
+    low, high = interval
+    assert 0 <= low <= mean <= high <= 1
+    for end in interval:
+        if 1e-12 < mean < 1 - 1e-12 and 1e-9 < end < 1 - 1e-9:
+            apart = mean * math.log(mean / end) + (1 - mean) * math.log((1 - mean) / (1 - end))
+            assert len(points) * apart == pytest.approx(math.log(40), rel=1e-3)
+    assert bounded_ci([1 - point for point in points])[1] == pytest.approx((1 - high, 1 - low), abs=1e-9)
+
+
+def test_a_bounded_interval_covers_areas_of_one_attacker_among_eight() -> None:
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(500):
+        areas = rng.binomial(7, rng.choice([0.2, 1.0], size=5, p=[0.1, 0.9])) / 7
+        low, high = bounded_ci(areas.tolist())[1] or (0.0, 0.0)
+        held += low <= 0.92 <= high
+    assert held / 500 >= 0.95
+
+
+def test_what_no_bounded_interval_is_of() -> None:
+    assert bounded_ci([0.3]) == (0.3, None)
+    with pytest.raises(ValueError, match=r"got points in -0.5..1.0"):
+        bounded_ci([1.0, -0.5])

@@ -46,18 +46,20 @@ def test_a_batch_normalised_alone_is_its_rows_of_the_whole(size: int, seed: int)
     assert torch.equal(normalise(pixels[rows]), normalise(pixels)[rows])
 
 
-def by_hand(config: TrainConfig, rates: list[float]) -> tuple[Tensor, float]:
+def by_hand(config: TrainConfig, rates: list[float], size: int | None = None) -> tuple[Tensor, float]:
     """v ← μ v + (∇ + λ w), w ← w − η v over shuffled batches; the weights, and the last epoch's mean loss."""
     net, images, rng = network(), reference.images(), stream(1)
+    size = size or len(images)
+    everything = torch.cat([torch.randperm(len(images), generator=rng) for _ in range(len(rates) + 1)])
     velocity = [torch.zeros_like(weight) for weight in net.parameters()]
     loss = 0.0
-    for rate in rates:
-        order, loss = torch.randperm(len(images), generator=rng), 0.0
-        for first in range(0, len(images), config.batch_size):
+    for epoch, rate in enumerate(rates):
+        order, loss = everything[epoch * size : (epoch + 1) * size], 0.0
+        for first in range(0, size, config.batch_size):
             rows = order[first : first + config.batch_size]
             value = F.cross_entropy(net(reference.NORMALISE(images.pixels[rows])), images.labels[rows])
             gradients = torch.autograd.grad(value, list(net.parameters()))
-            loss += value.item() * len(rows) / len(images)
+            loss += value.item() * len(rows) / size
             with torch.no_grad():
                 for weight, speed, gradient in zip(net.parameters(), velocity, gradients, strict=True):
                     speed.mul_(config.momentum).add_(gradient + config.weight_decay * weight)
@@ -69,6 +71,16 @@ def test_training_equals_steps_by_hand() -> None:
     net = network()
     loss = fit(net, reference.images(), reference.NORMALISE, PLAIN, stream(1))
     expected, expected_loss = by_hand(PLAIN, [0.1, 0.1])
+    torch.testing.assert_close(flatten(state(net)), expected, rtol=0, atol=1e-6)
+    assert loss == pytest.approx(expected_loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("more", [-3, 0, 3])
+def test_an_epoch_can_be_of_another_number_of_images(more: int) -> None:
+    """The rows go on through one permutation after another, and the loss is that of the images that were seen."""
+    net, size = network(), len(reference.images()) + more
+    loss = fit(net, reference.images(), reference.NORMALISE, PLAIN, stream(1), size=size)
+    expected, expected_loss = by_hand(PLAIN, [0.1, 0.1], size)
     torch.testing.assert_close(flatten(state(net)), expected, rtol=0, atol=1e-6)
     assert loss == pytest.approx(expected_loss, rel=1e-5)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from defenses.calibration import threshold
+from fedsim.training.calibration import least, threshold
 from fedsim.types import UserError
 
 
@@ -22,7 +22,8 @@ def test_the_threshold_is_an_order_statistic():
 def test_no_threshold_is_given_that_cannot_keep_the_rate(n, rate):
     """A further clean case is above the i-th of n with probability (n + 1 − i)/(n + 1)."""
     scores = np.arange(n, dtype=float)
-    if n + 1 < round(1 / rate, 9):
+    assert (n < least(rate)) == (n + 1 < round(1 / rate, 9))
+    if n < least(rate):
         with pytest.raises(UserError, match="at least"):
             threshold(scores, rate)
         return

@@ -31,6 +31,10 @@ def threshold(clean: Float[np.ndarray, "n"], rate: float) -> float:
         raise UserError("scores of clean cases: got some that are not a number; leave these cases out or mend them")
     place = math.ceil((1 - rate) * (len(clean) + 1) - 1e-9)  # 0.9 · 10 is 9, whatever the rounding
     if place > len(clean):
-        least = math.ceil(1 / rate - 1e-9) - 1
-        raise UserError(f"rate {rate}: got {len(clean)} clean cases; valid: at least {least}, or a larger rate")
+        raise UserError(f"rate {rate}: got {len(clean)} clean cases; valid: at least {least(rate)}, or a larger rate")
     return float(np.sort(clean)[place - 1])
+
+
+def least(rate: float) -> int:
+    """The fewest clean cases that a threshold at `rate` can be taken from: the largest score then."""
+    return math.ceil(1 / rate - 1e-9) - 1

@@ -1,0 +1,195 @@
+"""A part of docs/results.md: ticket similarity as a defence, what it found at which start, and the answer that makes.
+
+One client of K is in question in every seed. Where the score sees nothing of it, it could as well be any of the K:
+p is exact, the share of all choices of a client in each seed whose mean AUROC is at least the one found.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from kept_parts import kept
+from result_tables import interval, percent, table
+from ticket_cases import KINDS
+from ticket_likeness import CLIENTS
+from ticket_tables import NAMES, Part, section, share
+
+from fedsim.audit.statistics.auc import auc
+from fedsim.training.intervals import bounded_ci
+
+SCORES = {"changed_iou": "IoU of changed bits", "masks_hamming": "Hamming of masks", "masks_iou": "IoU of masks"}
+SHIPPED = "changed_iou"
+"""The filter's own score."""
+STARTS = {"first weights": "first weights", "trained": "trained weights"}
+SHARES = {"0.1": "a tenth poisoned", "0.5": "half poisoned"}
+LEVEL = 0.05
+Cells = Mapping[tuple[str, str, str, str], Sequence[Part]]
+"""By kind, partition, start and attack: a cell of every seed."""
+
+
+def defences(data: str) -> str:
+    """AUROC and false positives, and what they say."""
+    parts = [part for kind in KINDS for part in kept("tickets", f"{data}_defence_{kind}_")]
+    alone = kept("tickets", f"{data}_carried_")
+    title = f"Ticket similarity as a defence, {data}"
+    if not parts:
+        return section(title, "`defenses/ticket_similarity.py` on eight clients.", data, "defence carried", [], [])
+    cells: dict[tuple[str, str, str, str], list[Part]] = defaultdict(list)
+    for part in parts:
+        for cell in part["cells"]:
+            cells[part["kind"], cell["partition"], cell["start"], cell["attack"]].append(cell)
+    used: dict[str, Any] = parts[0]["filter"]
+    header = ["set", "partition", "start", "attack", "n"]
+    header += [f"{name}: {what}" for name in SCORES.values() for what in ("AUROC", "found", "false")]
+    rows = [
+        [NAMES[key[0]], *key[1:], str(len(found)), *(text for score in SCORES for text in judged(found, score, used["threshold"]))]
+        for key, found in cells.items()
+    ]  # fmt: skip
+    body = [
+        answer(cells, used["threshold"]), table(header, rows),
+        "Whether there is anything to see: success of the trigger on a dense network that is trained on the set of one client alone "
+        "(the first set of the section above), stamped and relabelled and then condensed.",
+        table(*carried(alone)),
+    ]  # fmt: skip
+    return section(title, note(used), data, "defence carried", [*parts, *alone], body)
+
+
+def note(used: Mapping[str, Any]) -> str:
+    """What was measured, and how the table is read."""
+    train = used["train"]
+    return (
+        f"`defenses/ticket_similarity.py` as it ships (`IoU of changed bits`): {CLIENTS} uploads, masks that keep {100 * used['keep']:g} %, one training "
+        f"of {train['epochs']} epochs at a learning rate of {train['lr']:g} from the server's weights on each, as many steps for every client; beside it the same "
+        "trainings with the masks themselves compared. One client is poisoned (a tenth or half of its records), or honest with the labels of the "
+        "poisoned one (`labels`), or none (`none`). AUROC: share of honest clients with a higher z than that client, mean over seeds, 0.5 "
+        "where nothing is seen, with Chernoff's and Hoeffding's interval, which holds for every law on 0 … 1 and is wide for so few seeds; "
+        "p: exact, against any of the clients being that one, not corrected for the number of rows; `found`: seeds in which it has "
+        f"z < −{used['threshold']:g}; `false`: share of honest clients below that. Nothing adapts to the defence here."
+    )
+
+
+def judged(cells: Sequence[Part], score: str, threshold: float) -> list[str]:
+    """AUROC with its interval and p, detections, false positives of one score."""
+    z = np.array([cell[score] for cell in cells])
+    if cells[0]["attack"] == "none":
+        return ["", "", percent((z < -threshold).mean())]
+    found, false = detected(cells, score, threshold)
+    mean, ends = bounded_ci(areas(cells, score))
+    wide = f" [{ends[0]:.2f}, {ends[1]:.2f}]" if ends else ""
+    return [f"{mean:.2f}{wide}, p {by_chance(cells, score):.2g}", f"{found}/{len(cells)}", percent(false)]
+
+
+def detected(cells: Sequence[Part], score: str, threshold: float) -> tuple[int, float]:
+    """Seeds in which the client in question is below −threshold, and the share of the others that are."""
+    z, bad = np.array([cell[score] for cell in cells]), [cell["bad"] for cell in cells]
+    others = np.stack([np.delete(row, place) for row, place in zip(z, bad, strict=True)])
+    return int((z[np.arange(len(z)), bad] < -threshold).sum()), float((others < -threshold).mean())
+
+
+def area(z: Sequence[float], client: int) -> float:
+    """Share of the other clients with a higher z, ties ½."""
+    values = np.array(z)
+    return auc(-values[[client]], -np.delete(values, client))
+
+
+def areas(cells: Sequence[Part], score: str) -> list[float]:
+    """Of the client in question, in every seed."""
+    return [area(cell[score], cell["bad"]) for cell in cells]
+
+
+def by_chance(cells: Sequence[Part], score: str) -> float:
+    """p: how often a client drawn at random in every seed has a mean AUROC as large. Areas are counted in halves of a pair."""
+    sums: Counter[int] = Counter({0: 1})
+    reached = 0
+    for cell in cells:
+        halves = [round(2 * (len(cell[score]) - 1) * area(cell[score], client)) for client in range(len(cell[score]))]
+        sums = Counter({
+            total: sum(sums[total - one] for one in halves) for total in {have + one for have in sums for one in halves}
+        })  # fmt: skip
+        reached += halves[cell["bad"]]
+    return sum(ways for total, ways in sums.items() if total >= reached) / sum(sums.values())
+
+
+def answer(cells: Cells, threshold: float) -> str:
+    """The verdict, every number in it from the cells."""
+    lines = []
+    for kind, partition in dict.fromkeys(key[:2] for key in cells):
+        found = [told(cells, kind, partition, attack, words, threshold) for attack, words in SHARES.items()]
+        lines.append(f"- {NAMES[kind]}, {partition}: {'; '.join(found)}{against_labels(cells, kind, partition)}.")
+    quiet = [cell for key, every in cells.items() if key[3] == "none" for cell in every]
+    false = np.mean([np.array(cell[SHIPPED]) < -threshold for cell in quiet])
+    return (
+        "**Does the filter as it ships tell a poisoned client's upload from honest ones?** `yes`: p < "
+        f"{LEVEL:g} at the first weights and at trained ones; `left out`: over both starts and all seeds.\n\n"
+        + "\n".join(lines)
+        + f"\n\nWhere nobody attacks {percent(false)} % of the clients are left out. A likeness of the labels is no sight of the trigger: an honest "
+        f"client with the poisoned one's labels is the control. {on_masks(cells, threshold)}"
+    )
+
+
+def on_masks(cells: Cells, threshold: float) -> str:
+    """What the masks themselves say from trained weights, beside the filter's score."""
+    found = {kind: [key for key in cells if key[0] == kind and key[2] == "trained"] for kind, *_ in cells}
+    said = []
+    for kind, keys in found.items():
+        bad = [
+            np.mean([areas(cells[key], score) for key in keys if key[3] in SHARES])
+            for score in (SHIPPED, "masks_hamming")
+        ]
+        false = [
+            percent(np.mean([np.array(cell[score]) < -threshold for key in keys if key[3] == "none" for cell in cells[key]]))
+            for score in (SHIPPED, "masks_hamming")
+        ]  # fmt: skip
+        said.append(
+            f"{NAMES[kind]} {bad[1]:.2f} instead of {bad[0]:.2f} ({false[1]} instead of {false[0]} % of honest clients left out)"
+        )
+    return (
+        "From trained weights the Hamming likeness of the masks themselves has, over both partitions and shares poisoned, a mean AUROC on "
+        f"{' and on '.join(said)}."
+    )
+
+
+def told(cells: Cells, kind: str, partition: str, attack: str, words: str, threshold: float) -> str:
+    """One attack: whether it is seen from which start, its AUROC, and how often it is left out."""
+    here = {
+        start: cells[kind, partition, start, attack] for start in STARTS if (kind, partition, start, attack) in cells
+    }
+    seen = [start for start, found in here.items() if by_chance(found, SHIPPED) < LEVEL]
+    said = "yes" if len(seen) == len(here) else f"from the {STARTS[seen[0]]} only" if seen else "no"
+    numbers = ", ".join(
+        f"{np.mean(areas(found, SHIPPED)):.2f} from the {STARTS[start]}" for start, found in here.items()
+    )
+    left = sum(detected(found, SHIPPED, threshold)[0] for found in here.values())
+    return f"{words} **{said}** (AUROC {numbers}; left out {left} of {sum(map(len, here.values()))} times)"
+
+
+def against_labels(cells: Cells, kind: str, partition: str) -> str:
+    """In how many seeds a tenth poisoned is more suspicious than the honest client with its labels, whose AUROC is beside."""
+    said = []
+    for start, words in STARTS.items():
+        if (control := cells.get((kind, partition, start, "labels"))) is None:
+            continue
+        own, other = areas(cells[kind, partition, start, "0.1"], SHIPPED), areas(control, SHIPPED)
+        more = sum(left > right for left, right in zip(own, other, strict=True))
+        said.append(
+            f"{np.mean(other):.2f} from the {words} (the poisoned one more suspicious in {more} of {len(own)} seeds)"
+        )
+    return f"; an honest client with the labels of a tenth poisoned has {', '.join(said)}" if said else ""
+
+
+def carried(parts: list[Part]) -> tuple[list[str], list[list[str]]]:
+    """A row for each kind of set and share poisoned."""
+    cells: dict[tuple[str, float], list[tuple[Part, Part]]] = defaultdict(list)
+    for part in parts:
+        for row in part["rows"]:
+            cells[row["kind"], row["poison"]].append((part, row))
+    order = sorted(cells, key=lambda key: (list(KINDS).index(key[0]), key[1]))
+    rows = []
+    for kind, poison in order:
+        whole, found = zip(*cells[kind, poison], strict=True)
+        accuracy = interval([one["accuracy"] for one in found])
+        rows.append([NAMES[kind], f"{100 * poison:g}", str(len(found)), share(whole, found), accuracy])
+    return ["set", "poisoned %", "n", "ASR %", "accuracy %"], rows

@@ -1,0 +1,169 @@
+"""The table of a sweep: every number of its runs, its mean over seeds, and how far that is known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedsim.report.sweep_cells import Cell, without_attackers, without_defences
+from fedsim.report.sweep_detection import RATE, Count, calibrated, detection, flagged, flagged_calibrated
+from fedsim.training.intervals import Interval, bounded_ci, mean_ci, wilson
+
+Number = Callable[[Cell, Sequence[Cell]], float | None]
+"""Of a run, among all runs of the sweep; None where it has none."""
+
+
+def _backdoor(name: str) -> Number:
+    return lambda cell, cells: cell.result.get("backdoor", {}).get(name)
+
+
+def _change(cell: Cell, cells: Sequence[Cell]) -> float | None:
+    clean = cell.result.get("backdoor", {}).get("accuracy_clean")
+    return None if clean is None else cell.result["accuracy"] - clean
+
+
+def _cost(cell: Cell, cells: Sequence[Cell]) -> float | None:
+    """Of a run that is defended against nobody: its accuracy less that of the same run without the defence."""
+    bare = without_defences(cell, cells) if cell.clean and cell.settings[1] != "[]" else None
+    return None if bare is None else cell.result["accuracy"] - bare.result["accuracy"]
+
+
+def _flagged(cell: Cell, cells: Sequence[Cell]) -> Count | None:
+    return flagged(cell)
+
+
+def _at_rate(cell: Cell, cells: Sequence[Cell]) -> Count | None:
+    return flagged_calibrated(cell, calibrated(without_attackers(cell, cells))) if flagged(cell) else None
+
+
+def _false(cell: Cell, cells: Sequence[Cell]) -> Count | None:
+    return flagged(cell, honest=True)
+
+
+COUNTS: dict[str, Callable[[Cell, Sequence[Cell]], Count | None]] = {
+    "flagged": _flagged,
+    "flagged_calibrated": _at_rate,
+    "honest_flagged": _false,
+}
+"""Numbers that are shares of uploads."""
+
+
+def _share(name: str) -> Number:
+    def share(cell: Cell, cells: Sequence[Cell]) -> float | None:
+        found = COUNTS[name](cell, cells)
+        return None if found is None else found[0] / found[1]
+
+    return share
+
+
+NUMBERS: dict[str, Number] = {
+    "accuracy": lambda cell, cells: cell.result["accuracy"],
+    "accuracy_change": _change,
+    "cost": _cost,
+    "attack_success": _backdoor("asr"),
+    "without_attackers": _backdoor("asr_clean"),
+    "random_patch": _backdoor("asr_random_patch"),
+    "lift": _backdoor("lift"),
+    "detection_auroc": lambda cell, cells: detection(cell),
+    **{name: _share(name) for name in COUNTS},
+}
+"""Column of the table → its number in a run."""
+IMAGES = {"attack_success": "asr", "without_attackers": "asr_clean", "random_patch": "asr_random_patch", "lift": "lift"}
+"""Numbers over test images → their name in a trigger's row of result.json."""
+
+
+def facts(cell: Cell, cells: Sequence[Cell], folder: Path) -> dict[str, Any]:
+    """Where a run lies below the sweep's folder, what made it, and the numbers of the table."""
+    made = json.loads((cell.path / "manifest.json").read_text())
+    found = {"row": cell.row, "column": cell.column, "seed": cell.seed, "run": str(cell.path.relative_to(folder))}
+    found |= {name: made.get(name) for name in ("git", "device", "processor", "cores", "versions")}
+    return found | {name: look(cell, cells) for name, look in NUMBERS.items()}
+
+
+def table_of(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """A line for each row and column: every number's mean over seeds, its interval, and how many seeds there are."""
+    lines = []
+    for row, column in dict.fromkeys((cell.row, cell.column) for cell in cells):
+        own = [cell for cell in cells if (cell.row, cell.column) == (row, column)]
+        numbers = {name: _over(own, cells, name) for name in NUMBERS}
+        thresholds = calibrated(without_attackers(own[0], cells)) if numbers["flagged_calibrated"] else {}
+        told = {
+            name: {"threshold": one.value, "scores": one.scores, "rate": RATE if one.kept else None}
+            for name, one in thresholds.items()
+        }
+        lines.append({"row": row, "column": column, "seeds": len(own)} | numbers | {"calibration": told})
+    return lines
+
+
+def _over(own: Sequence[Cell], cells: Sequence[Cell], name: str) -> dict[str, Any] | None:
+    """Mean over seeds and what its interval is over: `seeds`, `images`, or `uploads` of all seeds together."""
+    if name in COUNTS:
+        counts = [found for cell in own if (found := COUNTS[name](cell, cells)) is not None]
+        hits, looked = sum(one for one, _ in counts), sum(one for _, one in counts)
+        return _told(hits / looked, wilson(hits, looked), "uploads", len(counts)) if counts else None
+    found = [(cell, value) for cell in own if (value := NUMBERS[name](cell, cells)) is not None]
+    if not found:
+        return None
+    values = [value for _, value in found]
+    mean, interval = bounded_ci(values) if name == "detection_auroc" else mean_ci(values)
+    if name != "detection_auroc" and max(values) - min(values) < 1e-12:  # t has no width, or there is one seed
+        return _told(mean, _within([cell for cell, _ in found], name), "images", len(values))
+    return _told(mean, interval, "seeds", len(values))
+
+
+def _told(mean: float, interval: Interval | None, over: str, n: int) -> dict[str, Any]:
+    return {"mean": mean, "interval": list(interval) if interval else None, "over": over, "n": n}
+
+
+def _within(cells: Sequence[Cell], name: str) -> Interval | None:
+    """Of runs that agree: of a share of stamped images Wilson's of all of them; else the widest of a run's own."""
+    triggers = [row for cell in cells for row in cell.result.get("backdoor", {}).get("triggers", ())]
+    if name in IMAGES and name != "lift" and triggers:
+        hits = sum(round(row[IMAGES[name]] * row["images"]) for row in triggers)
+        return wilson(hits, sum(row["images"] for row in triggers))
+    if name == "accuracy":
+        ends = [cell.result["accuracy_ci"] for cell in cells if cell.result["accuracy_ci"]]
+    else:
+        ends = [row["lift_ci"] for row in triggers if name == "lift" and "lift_ci" in row]
+        ends = ends if len(triggers) == len(cells) else []  # a mean over triggers has no interval of one of them
+    return max(((one[0], one[1]) for one in ends), key=lambda one: one[1] - one[0], default=None)
+
+
+def used(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The columns in which some line has a number."""
+    return [name for name in NUMBERS if any(line.get(name) for line in lines)]
+
+
+def heading(name: str, lines: Sequence[Mapping[str, Any]]) -> str:
+    """A column's title with its unit, and how thresholds were calibrated."""
+    if name == "flagged_calibrated":
+        rules = {one["rate"] for line in lines for one in line.get("calibration", {}).values()}
+        if rules == {None}:
+            return "flagged above the largest clean score, %"
+        return f"flagged at {f'{100 * RATE:g} % false positives' if rules == {RATE} else 'calibrated thresholds'}, %"
+    plain = name.replace("_", " ").replace("auroc", "AUROC")
+    plain = {"cost": "cost without an attacker"}.get(plain, plain)
+    return plain if name == "detection_auroc" else f"{plain}, %"
+
+
+def calibrations(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For every column with filters the rule of each and how many clean scores it had."""
+    found: dict[str, None] = {}
+    for line in lines:
+        for name, one in line.get("calibration", {}).items():
+            rule = f"{100 * one['rate']:g} % of" if one["rate"] else "the largest of"
+            where = f"{line['column']}: " if line["column"] and line["column"] != name else ""
+            found[f"{where}{name} {one['threshold']:.3g}, {rule} {one['scores']} clean scores"] = None
+    return list(found)
+
+
+def shown(found: Mapping[str, Any] | None, name: str) -> str:
+    """A number of the table with its interval, in per cent where it is a share."""
+    if found is None:
+        return ""
+    scale, places = (1, 3) if name == "detection_auroc" else (100, 1)
+    sign = "+" if name in {"lift", "accuracy_change", "cost"} else ""
+    text, *ends = [f"{scale * one:{sign}.{places}f}" for one in (found["mean"], *(found["interval"] or ()))]
+    return f"{text} [{', '.join(ends)}]" if ends else text
