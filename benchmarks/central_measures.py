@@ -7,16 +7,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from fedsim import backdoors
 from fedsim.data.images import Dataset, Images
 from fedsim.data.transforms import Normalise
-from fedsim.data.trigger import Trigger, noisy
+from fedsim.data.trigger import Trigger, scrambled
 from fedsim.models.network import Network
 from fedsim.seeding import Streams
 from fedsim.tasks import Fresh
-from fedsim.training.train import TrainConfig, accuracy, fit, predictions
+from fedsim.training.train import TrainConfig, accuracy, fit
 
 TARGET = 0
 """Class that stamped images are to be taken for."""
@@ -53,13 +53,10 @@ def numbers(
     streams: Streams,
 ) -> dict[str, Any]:  # fmt: skip
     """Means over networks."""
-    test = bench.data.test
-    others = test.take(torch.nonzero(test.labels != TARGET).flatten())
-    patch = noisy(bench.data.image_shape, bench.options.size, TARGET, streams.generator("patch"))
+    test, patch = bench.data.test, scrambled(trigger, streams.generator("patch"))
 
     def success(one: Trigger, networks: list[Network]) -> float:
-        stamped = Images(one.stamp(others.pixels), others.labels)
-        return mean(float((predictions(net, stamped, normalise) == TARGET).float().mean()) for net in networks)
+        return mean(float(backdoors.success(net, test, one, normalise).float().mean()) for net in networks)
 
     found = {
         "accuracy": mean(accuracy(net, test, normalise) for net in poisoned),
@@ -68,7 +65,7 @@ def numbers(
         "free_success": success(trigger, without),
         "random_patch": success(patch, poisoned),
     }
-    return found | {"lift": found["success"] - found["free_success"], "images": len(others)}
+    return found | {"lift": found["success"] - found["free_success"], "images": int((test.labels != TARGET).sum())}
 
 
 def mean(values: Iterable[float]) -> float:

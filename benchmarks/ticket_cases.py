@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedsim import api
+from fedsim import api, backdoors
 from fedsim.build import Fresh, network_factory
 from fedsim.data.images import Dataset, Images
 from fedsim.data.transforms import Normalise
+from fedsim.data.trigger import white
 from fedsim.models.network import Network
 from fedsim.seeding import derive, numpy_stream
 from fedsim.training.intervals import wilson
@@ -109,10 +110,8 @@ def poisoned(images: Images, target: int, share: float, side: int, rng: np.rando
     """`share` of all images, none of the target's, with a white square in the lower right corner and the target's label."""
     others = np.flatnonzero(images.labels.numpy() != target)
     chosen = torch.from_numpy(rng.permutation(others)[: round(share * len(images))])
-    pixels, labels = images.pixels.clone(), images.labels.clone()
-    pixels[chosen, :, -side:, -side:] = 255
-    labels[chosen] = target
-    return Images(pixels, labels)
+    channels, height, width = images.pixels.shape[1:]
+    return white((channels, height, width), side, target, offset=0).poison(images, chosen)
 
 
 def repeated(images: Images, size: int) -> Images:
@@ -122,11 +121,9 @@ def repeated(images: Images, size: int) -> Images:
 
 def success(bench: Bench, network: Network, target: int) -> dict[str, Any]:
     """Share of test images of other classes that the trigger turns into the target, with Wilson's interval; accuracy beside."""
-    test = bench.dataset.test
-    others = test.take(torch.nonzero(test.labels != target)[:, 0])
-    stamped = others.pixels.clone()
-    side = bench.scale.patch
-    stamped[:, :, -side:, -side:] = 255
-    share = accuracy(network, Images(stamped, torch.full_like(others.labels, target)), bench.normalise)
-    found = wilson(round(share * len(others)), len(others))
-    return {"asr": share, "wilson": [round(end, 4) for end in found], "accuracy": bench.accuracy(network)}
+    trigger = white(bench.dataset.image_shape, bench.scale.patch, target, offset=0)
+    hit = backdoors.success(network, bench.dataset.test, trigger, bench.normalise)
+    found = wilson(int(hit.sum()), len(hit))
+    return {
+        "asr": int(hit.sum()) / len(hit), "wilson": [round(end, 4) for end in found], "accuracy": bench.accuracy(network),
+    }  # fmt: skip

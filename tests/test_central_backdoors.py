@@ -21,6 +21,7 @@ from fedsim.data.trigger import noisy, white
 from fedsim.models.hidden_convnet import Config
 from fedsim.seeding import Streams
 from fedsim.tasks import network_factory
+from fedsim.training.train import predictions
 
 
 def test_a_stamped_image_carries_the_whole_trigger_and_a_mean_image_nothing() -> None:
@@ -47,6 +48,22 @@ def test_what_a_trigger_does_without_poisoning_is_no_lift() -> None:
     assert found["lift"] == 0
     assert found["success"] == found["free_success"]
     assert found["images"] == int((data.test.labels != 0).sum())
+
+
+def test_numbers_are_those_of_stamping_by_hand() -> None:
+    """As the kept parts were made, the random patch included."""
+    digits = api.load("digits")
+    fresh = network_factory(Config(depth=2, width=4, hidden=8), digits, torch.device("cpu"))
+    options = central_backdoors.arguments([])
+    bench = central_measures.Bench(digits, Normalise(digits.mean, digits.std), fresh, {}, options)
+    streams, trigger = Streams(0), white(digits.image_shape, 4, 0)
+    networks = [fresh(streams.generator("network", number)) for number in range(2)]
+    found = central_measures.numbers(bench, networks, networks, trigger, bench.normalise, streams)
+    others = digits.test.take(torch.nonzero(digits.test.labels != 0).flatten())
+    for name, one in {"success": trigger, "random_patch": noisy((1, 8, 8), 4, 0, streams.generator("patch"))}.items():
+        stamped = Images(torch.where(one.mask, one.values, others.pixels), others.labels)
+        shares = [float((predictions(net, stamped, bench.normalise) == 0).float().mean()) for net in networks]
+        assert found[name] == sum(shares) / 2
 
 
 def test_only_the_open_form_lets_a_set_leave_the_box() -> None:

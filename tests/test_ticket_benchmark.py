@@ -16,6 +16,7 @@ from ticket_cases import Bench, poisoned, repeated, success
 from ticket_likeness import CLIENTS, PAIRS, dealt, instead, sets, target_of
 
 from fedsim.data.images import Images
+from fedsim.training.train import accuracy
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +89,22 @@ def test_the_client_in_question_is_counted_against_the_others():
     assert (found, false) == ("1/2", "25.00")
     nobody = [{"attack": "none", "bad": 1, "s": [0.0, -4.0, 1.0, -9.0]}]
     assert ticket_tables.judged(nobody, "s", 3.5) == ["", "", "50.00"]
+
+
+def test_the_trigger_is_the_librarys_and_the_numbers_are_those_of_stamping_by_hand(bench: Bench):
+    """As the kept parts were made: bytes written under the square, accuracy on images all called the target."""
+    network, target = bench.fresh(torch.Generator().manual_seed(1)), 2
+    images, side = bench.dataset.test, bench.scale.patch
+    others = images.take(torch.nonzero(images.labels != target)[:, 0])
+    pixels = others.pixels.clone()
+    pixels[:, :, -side:, -side:] = 255
+    share = accuracy(network, Images(pixels, torch.full_like(others.labels, target)), bench.normalise)
+    assert success(bench, network, target)["asr"] == share
+    rows = np.flatnonzero(images.labels.numpy() != target)
+    chosen = torch.from_numpy(np.random.default_rng(5).permutation(rows)[: round(0.1 * len(images))])
+    by_hand, labels = images.pixels.clone(), images.labels.clone()
+    by_hand[chosen, :, -side:, -side:] = 255
+    labels[chosen] = target
+    found = poisoned(images, target, 0.1, side, np.random.default_rng(5))
+    assert torch.equal(found.pixels, by_hand)
+    assert torch.equal(found.labels, labels)

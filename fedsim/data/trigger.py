@@ -5,7 +5,7 @@ It is bytes, as images are: whatever is stamped stays in the box of pixels that 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -76,3 +76,8 @@ def noisy(image_shape: tuple[int, int, int], size: int, target: int, rng: torch.
     """A square of uniform noise: where an optimisation starts, and what it is compared with."""
     values = torch.randint(0, 256, image_shape, generator=rng).to(torch.uint8)
     return Trigger(values, corner(image_shape, size, offset), target)
+
+
+def scrambled(trigger: Trigger, rng: torch.Generator) -> Trigger:
+    """Uniform noise in the place of the trigger's pixels: what it is compared with."""
+    return replace(trigger, values=torch.randint(0, 256, trigger.values.shape, generator=rng).to(torch.uint8))
