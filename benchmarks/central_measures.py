@@ -16,7 +16,7 @@ from fedsim.data.trigger import Trigger, scrambled
 from fedsim.models.network import Network
 from fedsim.seeding import Streams
 from fedsim.tasks import Fresh
-from fedsim.training.train import TrainConfig, accuracy, fit
+from fedsim.training.train import TrainConfig, accuracy, fit, follow
 
 TARGET = 0
 """Class that stamped images are to be taken for."""
@@ -36,14 +36,21 @@ class Bench:
     options: argparse.Namespace
 
 
+def victim_training(options: argparse.Namespace) -> TrainConfig:
+    """Of a victim, but for sets that hold steps of their own."""
+    return TrainConfig(epochs=options.epochs, lr=options.lr, batch_size=options.batch)
+
+
 def trained(bench: Bench, victim: str, synthetic: Images, normalise: Normalise, streams: Streams) -> list[Network]:
-    """A victim's networks."""
+    """A victim's networks; on a set with learned step sizes (`dd`) they take those steps."""
     networks = []
     for number in range(bench.options.networks):
         own = streams.at("victim", victim, number)
         network = bench.victims[victim](own.generator("init"))
-        config = TrainConfig(epochs=bench.options.epochs, lr=bench.options.lr, batch_size=bench.options.batch)
-        fit(network, synthetic, normalise, config, own.generator("train"))
+        if synthetic.rates is None:
+            fit(network, synthetic, normalise, victim_training(bench.options), own.generator("train"))
+        else:
+            follow(network, synthetic, normalise)
         networks.append(network)
     return networks
 
@@ -81,7 +88,10 @@ def levels(values: Tensor) -> list[float]:
 
 def carried(synthetic: Images, trigger: Trigger) -> list[float]:
     """How much of the trigger each image of class 0 carries: its difference from the other classes' mean under the mask,
-    as a share of the trigger's (1: the whole trigger, as in a stamped record; 0: nothing of it)."""
+    as a share of the trigger's (1: the whole trigger, as in a stamped record; 0: nothing of it). Nothing is said of a
+    trigger that is added: it cannot be told from the content."""
+    if trigger.bound is not None:
+        return []
     pixels = synthetic.pixels[..., trigger.mask].float()
     others = pixels[synthetic.labels != TARGET].mean(0)
     whole = trigger.values[:, trigger.mask] - others

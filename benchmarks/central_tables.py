@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from central_backdoors import FOLDER, METHODS
+from central_settings import FOLDER, METHODS
 from result_tables import interval, table
 
 from fedsim.training.intervals import mean_ci
