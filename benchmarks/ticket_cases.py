@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from kept_parts import settings
 
 from fedsim import api, backdoors
 from fedsim.build import Fresh, network_factory
@@ -79,8 +80,13 @@ class Bench:
         return TrainConfig(epochs=scale.epochs, lr=scale.lr, batch_size=scale.batch)
 
     def asked(self) -> dict[str, Any]:
-        """Settings that a kept part was made under."""
-        return {"data": self.dataset.name, "scale": self.scale.__dict__, "condense": CONDENSE}
+        """Settings that every kept part was made under; `condense` with the method's defaults, but for the images a class."""
+        condense = settings(api.section("method", {"name": "dm", "iterations": self.scale.iterations, **CONDENSE}))
+        return {
+            "data": self.dataset.name, "scale": self.scale.__dict__, "train": settings(self.train), "kinds": KINDS,
+            "condense": {name: value for name, value in condense.items() if name != "ipc"}, "compute": COMPUTE,
+            "model": settings(api.section("model", self.model)),
+        }  # fmt: skip
 
     def accuracy(self, network: Network) -> float:
         """On the test split."""

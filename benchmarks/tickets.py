@@ -26,8 +26,8 @@ from typing import Any
 import torch
 from kept_parts import ROOT, chosen, chosen_device, keep, provenance, told
 from ticket_cases import KINDS, Bench
-from ticket_likeness import defence_part, likeness_part
-from ticket_training import carried_part, fedavg_part, transfer_part, vulnerability_part
+from ticket_likeness import defence_part, defence_settings, likeness_part, likeness_settings
+from ticket_training import carried_part, fedavg_part, training_settings, transfer_part, vulnerability_part
 
 FOLDER = ROOT / "tickets"
 ALONE: dict[str, Callable[[Bench, int], dict[str, Any]]] = {
@@ -46,6 +46,13 @@ def made(bench: Bench, part: str, seed: int) -> dict[str, Any]:
     return OF_KINDS[name](bench, kind, seed) if kind else ALONE[name](bench, seed)
 
 
+def asked(bench: Bench, part: str) -> dict[str, Any]:
+    """Every setting that changes the numbers of a part, so that a stale one is found."""
+    name, _, _ = part.partition("_")
+    own = {"likeness": likeness_settings, "defence": defence_settings}
+    return bench.asked() | {"part": part} | (own[name](bench) if name in own else training_settings(bench, name))
+
+
 def main() -> None:
     """The chosen parts."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -61,7 +68,7 @@ def main() -> None:
     for part in chosen(PARTS, given.parts):
         for seed in range(given.seeds):
             path = FOLDER / f"{given.data}_{part}_s{seed}.json"
-            keep(path, source, bench.asked(), lambda part=part, seed=seed: made(bench, part, seed))
+            keep(path, source, asked(bench, part), lambda part=part, seed=seed: made(bench, part, seed))
 
 
 if __name__ == "__main__":
