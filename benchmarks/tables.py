@@ -1,6 +1,7 @@
 """Write docs/results.md from what is kept: `python benchmarks/tables.py`. Numbers in its tables are never typed.
 
-Words are: the verdicts below the tables of tickets and of central backdoors hold figures that a rerun has to be read against.
+Words are: the verdicts below the tables of tickets hold figures that a rerun has to be read against, and what was tried and not
+kept is told as it was.
 """
 
 from __future__ import annotations

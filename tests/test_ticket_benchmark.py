@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +12,17 @@ import torch
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))  # its modules know one another by plain names
 
+import ticket_likeness
 import ticket_tables
+import ticket_training
+import tickets
+from kept_parts import there
 from ticket_cases import Bench, poisoned, repeated, success
 from ticket_likeness import CLIENTS, PAIRS, dealt, instead, sets, target_of
 
 from fedsim.data.images import Images
 from fedsim.training.train import accuracy
+from fedsim.types import UserError
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +114,17 @@ def test_the_trigger_is_the_librarys_and_the_numbers_are_those_of_stamping_by_ha
     found = poisoned(images, target, 0.1, side, np.random.default_rng(5))
     assert torch.equal(found.pixels, by_hand)
     assert torch.equal(found.labels, labels)
+
+
+def test_kept_parts_are_found_under_their_settings_and_stale_ones_are_found_out(bench: Bench, monkeypatch: Any):
+    paths = {
+        path: path.stem.removeprefix("digits_").rpartition("_s")[0] for path in sorted(tickets.FOLDER.glob("*.json"))
+    }
+    assert set(paths.values()) <= set(tickets.PARTS)
+    assert len(paths) >= 45
+    assert all(there(path, tickets.asked(bench, part)) for path, part in paths.items())
+    monkeypatch.setattr(ticket_training, "SHARES", (0.2,))
+    monkeypatch.setattr(ticket_likeness, "KEEP", 0.3)
+    for part, odd in {"vulnerability": "poison", "defence_real": "defence"}.items():
+        with pytest.raises(UserError, match=rf"kept under other settings \({odd}\)"):
+            there(tickets.FOLDER / f"digits_{part}_s0.json", tickets.asked(bench, part))
