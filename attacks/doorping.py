@@ -168,9 +168,18 @@ def alone(trigger: Trigger, inputs: Float[Tensor, "c h w"], normalise: Normalise
 def wanted(
     network: Network, units: Tensor, trigger: Trigger, normalise: Normalise, images: Images, alpha: float
 ) -> Float[Tensor, "u"]:
-    """α a₀; where a₀ ≤ 0, a₀ + α sd over up to 256 of the images."""
+    """What `beyond` says of the trigger alone."""
     device = next(network.parameters()).device
     first = activations(network, alone(trigger, normalise(trigger.values[None].to(device))[0], normalise), units)[0]
+    return beyond(first, network, units, normalise, images, alpha)
+
+
+@torch.no_grad()
+def beyond(
+    first: Float[Tensor, "u"], network: Network, units: Tensor, normalise: Normalise, images: Images, alpha: float
+) -> Float[Tensor, "u"]:
+    """α a₀; where a₀ ≤ 0, a₀ + α sd over up to 256 of the images."""
+    device = next(network.parameters()).device
     spread = activations(network, normalise(images.pixels[:256].to(device)), units).std(0, correction=0)
     return torch.where(first > 0, alpha * first, first + alpha * spread)
 

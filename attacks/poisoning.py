@@ -71,6 +71,20 @@ def poisoned_rows(images: Images, target: int, fraction: float, rng: torch.Gener
     return others[torch.randperm(len(others), generator=rng)[:wanted]].sort().values
 
 
+def clean_label_rows(images: Images, target: int, fraction: float, rng: torch.Generator) -> Tensor:
+    """⌈ρ n⌉ random rows of the n images, all of the target class, at most all of those; ascending. Stamped, they keep
+    their label: nothing that a reader of the records could call wrong.
+
+    Raises `UserError` where no image is of the target class.
+    """
+    own = torch.nonzero(images.labels == target).flatten()
+    if not len(own):
+        raise UserError(f"attackers: no image is of class {target}, and clean labels stamp no others; choose another "
+                        "target or client")  # fmt: skip
+    wanted = min(len(own), max(1, -int(-fraction * len(images) // 1)))
+    return own[torch.randperm(len(own), generator=rng)[:wanted]].sort().values
+
+
 def carried(view: ClientView, round_number: int, first: Trigger) -> Trigger:
     """The trigger that this attacker had after its last round before this one; `first` before that."""
     if view.store is None:

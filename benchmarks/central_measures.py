@@ -7,16 +7,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from fedsim import backdoors
 from fedsim.data.images import Dataset, Images
 from fedsim.data.transforms import Normalise
-from fedsim.data.trigger import Trigger, noisy
+from fedsim.data.trigger import Trigger, scrambled
 from fedsim.models.network import Network
 from fedsim.seeding import Streams
 from fedsim.tasks import Fresh
-from fedsim.training.train import TrainConfig, accuracy, fit, predictions
+from fedsim.training.train import TrainConfig, accuracy, fit, follow
 
 TARGET = 0
 """Class that stamped images are to be taken for."""
@@ -36,14 +36,21 @@ class Bench:
     options: argparse.Namespace
 
 
+def victim_training(options: argparse.Namespace) -> TrainConfig:
+    """Of a victim, but for sets that hold steps of their own."""
+    return TrainConfig(epochs=options.epochs, lr=options.lr, batch_size=options.batch)
+
+
 def trained(bench: Bench, victim: str, synthetic: Images, normalise: Normalise, streams: Streams) -> list[Network]:
-    """A victim's networks."""
+    """A victim's networks; on a set with learned step sizes (`dd`) they take those steps."""
     networks = []
     for number in range(bench.options.networks):
         own = streams.at("victim", victim, number)
         network = bench.victims[victim](own.generator("init"))
-        config = TrainConfig(epochs=bench.options.epochs, lr=bench.options.lr, batch_size=bench.options.batch)
-        fit(network, synthetic, normalise, config, own.generator("train"))
+        if synthetic.rates is None:
+            fit(network, synthetic, normalise, victim_training(bench.options), own.generator("train"))
+        else:
+            follow(network, synthetic, normalise)
         networks.append(network)
     return networks
 
@@ -53,13 +60,10 @@ def numbers(
     streams: Streams,
 ) -> dict[str, Any]:  # fmt: skip
     """Means over networks."""
-    test = bench.data.test
-    others = test.take(torch.nonzero(test.labels != TARGET).flatten())
-    patch = noisy(bench.data.image_shape, bench.options.size, TARGET, streams.generator("patch"))
+    test, patch = bench.data.test, scrambled(trigger, streams.generator("patch"))
 
     def success(one: Trigger, networks: list[Network]) -> float:
-        stamped = Images(one.stamp(others.pixels), others.labels)
-        return mean(float((predictions(net, stamped, normalise) == TARGET).float().mean()) for net in networks)
+        return mean(float(backdoors.success(net, test, one, normalise).float().mean()) for net in networks)
 
     found = {
         "accuracy": mean(accuracy(net, test, normalise) for net in poisoned),
@@ -68,7 +72,7 @@ def numbers(
         "free_success": success(trigger, without),
         "random_patch": success(patch, poisoned),
     }
-    return found | {"lift": found["success"] - found["free_success"], "images": len(others)}
+    return found | {"lift": found["success"] - found["free_success"], "images": int((test.labels != TARGET).sum())}
 
 
 def mean(values: Iterable[float]) -> float:
@@ -84,7 +88,10 @@ def levels(values: Tensor) -> list[float]:
 
 def carried(synthetic: Images, trigger: Trigger) -> list[float]:
     """How much of the trigger each image of class 0 carries: its difference from the other classes' mean under the mask,
-    as a share of the trigger's (1: the whole trigger, as in a stamped record; 0: nothing of it)."""
+    as a share of the trigger's (1: the whole trigger, as in a stamped record; 0: nothing of it). Nothing is said of a
+    trigger that is added: it cannot be told from the content."""
+    if trigger.bound is not None:
+        return []
     pixels = synthetic.pixels[..., trigger.mask].float()
     others = pixels[synthetic.labels != TARGET].mean(0)
     whole = trigger.values[:, trigger.mask] - others

@@ -14,6 +14,7 @@ import torch
 from provenance import facts
 
 from fedsim.compute import Compute, settle
+from fedsim.config import Section, dump
 from fedsim.runs import write_atomic
 from fedsim.types import UserError
 
@@ -33,6 +34,16 @@ def arguments(doc: str | None, parts: Sequence[str]) -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--scratch", type=Path, default=Path("runs/equal_utility"))
     return parser
+
+
+def settings(config: Section) -> dict[str, Any]:
+    """Every setting of a config, defaults too, for what a part remembers; not those that came later and are unused."""
+    fields, found = type(config).model_fields, dump(config)
+    return {
+        name: settings(inner) if isinstance(inner := getattr(config, name), Section) else found[name]
+        for name in found
+        if name not in config.later or getattr(config, name) != fields[name].get_default()
+    }
 
 
 def told(main: Callable[[], None]) -> None:

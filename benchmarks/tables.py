@@ -1,6 +1,6 @@
 """Write docs/results.md from what is kept: `python benchmarks/tables.py`. Numbers in its tables are never typed.
 
-Words are: the verdict below the tables of central backdoors holds figures that a rerun has to be read against.
+Words are: what was tried and not kept is told as it was.
 """
 
 from __future__ import annotations

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from kept_parts import settings
 
-from fedsim import api
+from fedsim import api, backdoors
 from fedsim.build import Fresh, network_factory
 from fedsim.data.images import Dataset, Images
 from fedsim.data.transforms import Normalise
+from fedsim.data.trigger import white
 from fedsim.models.network import Network
 from fedsim.seeding import derive, numpy_stream
 from fedsim.training.intervals import wilson
@@ -78,8 +80,13 @@ class Bench:
         return TrainConfig(epochs=scale.epochs, lr=scale.lr, batch_size=scale.batch)
 
     def asked(self) -> dict[str, Any]:
-        """Settings that a kept part was made under."""
-        return {"data": self.dataset.name, "scale": self.scale.__dict__, "condense": CONDENSE}
+        """Settings that every kept part was made under; `condense` with the method's defaults, but for the images a class."""
+        condense = settings(api.section("method", {"name": "dm", "iterations": self.scale.iterations, **CONDENSE}))
+        return {
+            "data": self.dataset.name, "scale": self.scale.__dict__, "train": settings(self.train), "kinds": KINDS,
+            "condense": {name: value for name, value in condense.items() if name != "ipc"}, "compute": COMPUTE,
+            "model": settings(api.section("model", self.model)),
+        }  # fmt: skip
 
     def accuracy(self, network: Network) -> float:
         """On the test split."""
@@ -109,10 +116,8 @@ def poisoned(images: Images, target: int, share: float, side: int, rng: np.rando
     """`share` of all images, none of the target's, with a white square in the lower right corner and the target's label."""
     others = np.flatnonzero(images.labels.numpy() != target)
     chosen = torch.from_numpy(rng.permutation(others)[: round(share * len(images))])
-    pixels, labels = images.pixels.clone(), images.labels.clone()
-    pixels[chosen, :, -side:, -side:] = 255
-    labels[chosen] = target
-    return Images(pixels, labels)
+    channels, height, width = images.pixels.shape[1:]
+    return white((channels, height, width), side, target, offset=0).poison(images, chosen)
 
 
 def repeated(images: Images, size: int) -> Images:
@@ -122,16 +127,9 @@ def repeated(images: Images, size: int) -> Images:
 
 def success(bench: Bench, network: Network, target: int) -> dict[str, Any]:
     """Share of test images of other classes that the trigger turns into the target, with Wilson's interval; accuracy beside."""
-    test = bench.dataset.test
-    others = test.take(torch.nonzero(test.labels != target)[:, 0])
-    stamped = others.pixels.clone()
-    side = bench.scale.patch
-    stamped[:, :, -side:, -side:] = 255
-    share = accuracy(network, Images(stamped, torch.full_like(others.labels, target)), bench.normalise)
-    found = wilson(round(share * len(others)), len(others))
+    trigger = white(bench.dataset.image_shape, bench.scale.patch, target, offset=0)
+    hit = backdoors.success(network, bench.dataset.test, trigger, bench.normalise)
+    found = wilson(int(hit.sum()), len(hit))
     return {
-        "asr": share,
-        "images": len(others),
-        "wilson": [round(end, 4) for end in found],
-        "accuracy": bench.accuracy(network),
-    }
+        "asr": int(hit.sum()) / len(hit), "images": len(hit), "wilson": [round(end, 4) for end in found], "accuracy": bench.accuracy(network),
+    }  # fmt: skip

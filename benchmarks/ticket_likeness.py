@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from kept_parts import settings
 from ticket_cases import Bench, poisoned, repeated
 
 from defenses.ticket_similarity import Config as DefenceConfig
@@ -23,6 +24,10 @@ from fedsim.types import Params
 POISON, CLIENTS, ROUNDS = 0.1, 8, 7
 FILTER = DefenceConfig()
 """The filter is measured as it ships."""
+HEAVY = 0.5
+"""The other share of poisoned records that the defence is asked about."""
+DEAL: dict[str, Any] = {"clients": CLIENTS, "alpha": 0.5, "min_size": 20}
+"""The clients of unequal labels."""
 PAIRS = {
     "same data": ("a", "a again"),
     "honest": ("a", "b"),
@@ -32,6 +37,27 @@ PAIRS = {
     "honest, no class in common": ("low classes", "high classes"),
 }
 """Sets that are held against each other; a and b share no record."""
+
+
+def iterated_config(bench: Bench) -> tickets.Config:
+    """Of iterated magnitude pruning."""
+    return tickets.Config(rounds=ROUNDS, train=bench.train)
+
+
+def early_bird_config(bench: Bench) -> early_bird.Config:
+    """Of the masks of scales."""
+    return early_bird.Config(train=bench.train)
+
+
+def likeness_settings(bench: Bench) -> dict[str, Any]:
+    """What a part of likeness remembers beside what all parts do."""
+    both = {"iterated": settings(iterated_config(bench)), "early_bird": settings(early_bird_config(bench))}
+    return {"poison": POISON, "pairs": PAIRS, **both}
+
+
+def defence_settings(_: Bench) -> dict[str, Any]:
+    """What a part of the defence remembers."""
+    return {"poison": [POISON, HEAVY], "partition": DEAL, "defence": settings(FILTER)}
 
 
 def sets(bench: Bench, seed: int) -> dict[str, Images]:
@@ -78,11 +104,11 @@ def masks_of(bench: Bench, images: Images, start: Params, seed: int, name: str) 
     network, on_device = bench.fresh(Streams(seed).generator("template")), images.to(bench.device)
     network.load_state_dict(start)
     streams, names = Streams(seed, ("masks", name)), tickets.prunable(network)
-    config = tickets.Config(rounds=ROUNDS, train=bench.train)
+    config = iterated_config(bench)
     found = list(tickets.rounds(network, on_device, bench.normalise, config, streams))
     network.load_state_dict(start)
     drawn = early_bird.draw_ticket(
-        network, on_device, bench.normalise, early_bird.Config(train=bench.train), streams.generator("early bird")
+        network, on_device, bench.normalise, early_bird_config(bench), streams.generator("early bird")
     )
     keep = tickets.keep_ratio(found[-1].masks)
     cut = tickets.magnitude_mask(found[0].trained, names, keep)
@@ -144,7 +170,7 @@ def instead(bench: Bench, partition: str, own: Images, bad: int, seed: int) -> d
     target, rows, size = target_of(bench, seed), bench.rows(seed), per_client(bench, seed)
     found = {
         f"{share:g}": poisoned(own, target, share, bench.scale.patch, numpy_stream(seed, "poison"))
-        for share in (POISON, 0.5)
+        for share in (POISON, HEAVY)
     }
     if partition == "equal":
         counts = found[f"{POISON:g}"].counts(bench.dataset.num_classes).tolist()
@@ -165,7 +191,7 @@ def dealt(bench: Bench, partition: str, seed: int) -> list[Images]:
         rows, size = bench.rows(seed), per_client(bench, seed)
         return [bench.taken([one[k * size : (k + 1) * size] for one in rows]) for k in range(CLIENTS)]
     train = bench.dataset.train
-    deal = Dirichlet(DirichletConfig(clients=CLIENTS, alpha=0.5, min_size=20))
+    deal = Dirichlet(DirichletConfig(**DEAL))
     parts = deal(train.labels.numpy(), bench.dataset.num_classes, numpy_stream(seed, "partition"))
     return [train.take(torch.from_numpy(one)) for one in parts]
 

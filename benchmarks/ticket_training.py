@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from kept_parts import settings
 from ticket_cases import KINDS, Bench, poisoned, repeated, success
 from ticket_likeness import sets, target_of
 
@@ -28,6 +29,27 @@ CUTS = {0.5: 0.5, 0.2: 0.6, 0.1: 0.5}
 """By the share kept what is pruned to get there from the one before: four trainings in the place of eleven."""
 
 
+CARRIED = (0.0, 0.1, 0.5)
+"""Shares of one client's images poisoned before they are condensed."""
+
+
+def training_settings(bench: Bench, part: str) -> dict[str, Any]:
+    """What a part of trainings remembers beside what all parts do."""
+    return {
+        "vulnerability": {"poison": SHARES, "cuts": CUTS},
+        "fedavg": {"federation": FEDERATION, "cuts": CUTS, "fedavg": settings(federated_config(bench))},
+        "transfer": {"cuts": CUTS},
+        "carried": {"poison": CARRIED},
+    }[part]
+
+
+def federated_config(bench: Bench) -> FedAvgConfig:
+    """Of FedAvg, local training and all."""
+    epochs = int(FEDERATION["epochs"])
+    local = TrainConfig(epochs=epochs, lr=bench.scale.lr, batch_size=bench.scale.batch, schedule="constant")
+    return FedAvgConfig(local=local)
+
+
 def vulnerability_part(bench: Bench, seed: int) -> dict[str, Any]:
     """Dense networks and their tickets on poisoned data, random masks beside, and the same on clean data."""
     target, train, rows = target_of(bench, seed), bench.dataset.train, []
@@ -48,7 +70,7 @@ def carried_part(bench: Bench, seed: int) -> dict[str, Any]:
     target, rows, clean = target_of(bench, seed), [], sets(bench, seed)["a"]
     first = state(bench.fresh(Streams(seed).generator("first")))
     whole = tickets.whole(bench.fresh(Streams(seed).generator("template")))
-    for share in (0.0, 0.1, 0.5):
+    for share in CARRIED:
         data = poisoned(clean, target, share, bench.scale.patch, numpy_stream(seed, "poison", "a"))
         for kind in KINDS:
             one = repeated(bench.of_kind(kind, data, seed, "carried"), len(clean))
@@ -139,8 +161,7 @@ def federated(bench: Bench, held: list[Images], masks: Masks, seed: int) -> Para
     """The server's weights after all rounds, every client in each, by fedsim's two halves of FedAvg in this process."""
     dataset, streams = bench.dataset, Streams(seed)
     setting = Setting(streams, dataset.classes, dataset.image_shape, bench.normalise, bench.fresh, bench.device, clients=len(held))  # fmt: skip
-    local = TrainConfig(epochs=int(FEDERATION["epochs"]), lr=bench.scale.lr, batch_size=bench.scale.batch, schedule="constant")  # fmt: skip
-    method = Masked(FedAvgConfig(local=local), None, None, None)
+    method = Masked(federated_config(bench), None, None, None)
     method.masks = masks
     now = method.init(setting)
     network = network_with(setting, now.weights)

@@ -26,10 +26,8 @@ from typing import Any
 import torch
 from kept_parts import ROOT, chosen, chosen_device, keep, provenance, told
 from ticket_cases import KINDS, Bench
-from ticket_likeness import FILTER, defence_part, likeness_part
-from ticket_training import carried_part, fedavg_part, transfer_part, vulnerability_part
-
-from fedsim.config import digest
+from ticket_likeness import defence_part, defence_settings, likeness_part, likeness_settings
+from ticket_training import carried_part, fedavg_part, training_settings, transfer_part, vulnerability_part
 
 FOLDER = ROOT / "tickets"
 ALONE: dict[str, Callable[[Bench, int], dict[str, Any]]] = {
@@ -49,8 +47,10 @@ def made(bench: Bench, part: str, seed: int) -> dict[str, Any]:
 
 
 def asked(bench: Bench, part: str) -> dict[str, Any]:
-    """Settings that a kept part was made under: the defence's are those of the filter as it ships."""
-    return bench.asked() | ({"filter": digest(FILTER)} if part.startswith("defence_") else {})
+    """Every setting that changes the numbers of a part, so that a stale one is found."""
+    name, _, _ = part.partition("_")
+    own = {"likeness": likeness_settings, "defence": defence_settings}
+    return bench.asked() | {"part": part} | (own[name](bench) if name in own else training_settings(bench, name))
 
 
 def main() -> None:

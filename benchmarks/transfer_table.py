@@ -30,8 +30,9 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from kept_parts import ROOT, chosen, chosen_device, keep, provenance, told
+from kept_parts import ROOT, chosen, chosen_device, keep, provenance, settings, told
 from torch import Tensor
+from transfer_setups import CONDENSE, SETUPS, SMALL, TEST, VICTIMS, Setup
 
 from attacks import admix, diverse_inputs, mi_fgsm, mist
 from attacks.mi_fgsm import Logits
@@ -51,51 +52,6 @@ PARTS = ("random_sign", "dm_ipc10", "random_ipc10", "dm_ipc50", "random_ipc50", 
 USUAL = ("random_sign", "dm_ipc10", "random_ipc10", "real")
 TOGETHER = 100
 """Images attacked at once: those that Admix and MIST mix with one another."""
-CONDENSE: dict[str, Any] = {
-    "iterations": 300, "optimiser": "adam", "lr": 0.2, "batch_real": 64, "networks": {"name": "pool", "size": 20},
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What is trained on a data set, and how."""
-
-    records: int
-    """Size of D."""
-    convnet: dict[str, Any]
-    resnet18: dict[str, Any]
-    vit: dict[str, Any]
-    training: dict[str, TrainConfig]
-    """Of each victim on D; the surrogate `real` is trained as the ConvNet."""
-
-
-def trained(epochs: int, lr: float = 0.01) -> TrainConfig:
-    """Training on D: SGD with small batches."""
-    return TrainConfig(epochs=epochs, lr=lr, batch_size=32)
-
-
-SMALL = TrainConfig(epochs=300)
-"""Training of surrogates on few images: the condensation papers' evaluation."""
-RESIDUAL = {"name": "resnet18", "norm": "batch"}
-SETUPS = {
-    "digits": Setup(
-        1297, {"name": "convnet", "depth": 2, "width": 16}, RESIDUAL,
-        {"name": "vit", "patch": 2, "width": 32, "depth": 2},
-        {"convnet": trained(15), "resnet18": trained(2), "vit": trained(20, 0.03)},
-    ),
-    "mnist": Setup(
-        4000, {"name": "convnet", "depth": 3, "width": 16}, RESIDUAL,
-        {"name": "vit", "patch": 7, "width": 48, "depth": 2},
-        {"convnet": trained(5), "resnet18": trained(2), "vit": trained(20, 0.03)},
-    ),
-    "cifar10_small": Setup(
-        2000, {"name": "convnet", "depth": 3, "width": 32}, RESIDUAL,
-        {"name": "vit", "patch": 4, "width": 64, "depth": 3},
-        {"convnet": trained(20), "resnet18": trained(10), "vit": trained(40, 0.03)},
-    ),
-}  # fmt: skip
-VICTIMS = ("convnet", "resnet18", "vit")
-TEST = 500
 
 
 def loaded(name: str) -> Dataset:
@@ -224,6 +180,21 @@ def success(logits: Logits, test: Images, attacked: Tensor, right: Tensor, devic
     return [int(wrong.sum()), int(right.sum())]
 
 
+def asked(bench: Bench) -> dict[str, Any]:
+    """Every setting that changes the numbers of the parts, so that a stale one is found."""
+    setup = bench.setup
+    condense = settings(api.section("method", {"name": "dm", **CONDENSE}))
+    attacks = {name: settings(module.Config()) for name, module in ATTACKS.items()}
+    return {
+        "data": bench.dataset.name, "victims": list(bench.victims), "epsilons": list(bench.epsilons),
+        "records": len(bench.dataset.train), "test": len(bench.dataset.test), "together": TOGETHER,
+        "condense": {name: value for name, value in condense.items() if name != "ipc"},
+        "models": {name: settings(api.section("model", getattr(setup, name))) for name in VICTIMS},
+        "training": {name: settings(one) for name, one in setup.training.items()}, "small": settings(SMALL),
+        "attacks": {name: {key: value for key, value in one.items() if key != "epsilon"} for name, one in attacks.items()},
+    }  # fmt: skip
+
+
 def main() -> None:
     """The chosen parts of the chosen seeds."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -239,11 +210,10 @@ def main() -> None:
     source, parts = provenance(device), chosen(PARTS, given.parts)
     bench = Bench(loaded(given.data), SETUPS[given.data], device, tuple(given.victims), tuple(given.epsilons))
     FOLDER.mkdir(parents=True, exist_ok=True)
-    settings = {"data": given.data, "victims": given.victims, "epsilons": given.epsilons, "condense": CONDENSE}
     for seed in given.seeds:
         for name in parts:
             path = FOLDER / f"{given.data}_s{seed}_{name}.json"
-            keep(path, source, settings, lambda name=name, seed=seed: part(bench, name, seed))
+            keep(path, source, asked(bench), lambda name=name, seed=seed: part(bench, name, seed))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ weights, which the other run's model does not have: part of its lift needs no po
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -23,10 +23,12 @@ from torch import Tensor
 
 from fedsim.build import Parts
 from fedsim.data.images import Images
-from fedsim.data.trigger import Trigger
+from fedsim.data.transforms import Normalise
+from fedsim.data.trigger import Trigger, scrambled
 from fedsim.federated.attackers import TRIGGER
 from fedsim.federated.base import ServerState, network_with
 from fedsim.federated.record import RoundRecord
+from fedsim.models.execution import AS_WRITTEN, Execution
 from fedsim.models.network import Network
 from fedsim.runs import RunDirectory
 from fedsim.training.intervals import paired_difference, wilson
@@ -60,11 +62,13 @@ def left(run: RunDirectory, until: int) -> list[Left]:
     return [found[client] for client in sorted(found)]
 
 
-def success(network: Network, images: Images, trigger: Trigger, parts: Parts) -> Bool[Tensor, "n"]:
-    """Which of the images that are not of the target class are taken for it when they are stamped."""
+def success(
+    network: Network, images: Images, trigger: Trigger, normalise: Normalise, *, execution: Execution = AS_WRITTEN
+) -> Bool[Tensor, "n"]:
+    """Which of the n images that are not of the target class are taken for it when they are stamped."""
     others = images.take(torch.nonzero(images.labels != trigger.target).flatten())
     stamped = Images(trigger.stamp(others.pixels), others.labels)
-    return predictions(network, stamped, parts.normalise, execution=parts.execution) == trigger.target
+    return predictions(network, stamped, normalise, execution=execution) == trigger.target
 
 
 def measured(
@@ -89,15 +93,17 @@ def measured(
 
 def _row(one: Left, parts: Parts, test: Images, attacked: Network, before: Network | None) -> dict[str, Any]:
     trigger = one.trigger
-    hit = success(attacked, test, trigger, parts)
-    rng = parts.streams.generator("backdoor", "patch", one.client)
-    patch = replace(trigger, values=torch.randint(0, 256, trigger.values.shape, generator=rng).to(torch.uint8))
+
+    def hits(network: Network, stamp: Trigger) -> Tensor:
+        return success(network, test, stamp, parts.normalise, execution=parts.execution)
+
+    hit, patch = hits(attacked, trigger), scrambled(trigger, parts.streams.generator("backdoor", "patch", one.client))
     found: dict[str, Any] = {"client": one.client, "round": one.round, "target": trigger.target, "images": len(hit)}
-    found |= _proportion("asr", hit) | _proportion("asr_random_patch", success(attacked, test, patch, parts))
+    found |= _proportion("asr", hit) | _proportion("asr_random_patch", hits(attacked, patch))
     if before is not None:
-        free = success(before, test, trigger, parts)
+        free = hits(before, trigger)
         found |= _proportion("asr_clean", free)
-        found |= _proportion("asr_clean_random_patch", success(before, test, patch, parts))
+        found |= _proportion("asr_clean_random_patch", hits(before, patch))
         both, here, there = int((hit & free).sum()), int((hit & ~free).sum()), int((~hit & free).sum())
         difference, interval = paired_difference(both, here, there, len(hit) - both - here - there)
         found |= {"lift": difference, "lift_ci": list(interval)}

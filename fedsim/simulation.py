@@ -49,7 +49,8 @@ def simulate(
 
     def on_round(state: ServerState) -> float:
         for one in backdoors.left(run, state.round):  # what is left of an attack after its last round
-            hit = backdoors.success(network_with(setting, state.weights), val, one.trigger, parts)
+            network = network_with(setting, state.weights)
+            hit = backdoors.success(network, val, one.trigger, setting.normalise, execution=setting.execution)
             run.metric(state.round, "val", f"attack_success.{one.client}", float(hit.float().mean()))
         return on_val(state)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +15,11 @@ import torch
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))  # its modules know one another by plain names
 
 import central_backdoors
+import central_cases
 import central_measures
+import central_settings
+import central_tables
+from kept_parts import there
 
 from fedsim import api
 from fedsim.data.images import Images
@@ -21,6 +28,8 @@ from fedsim.data.trigger import noisy, white
 from fedsim.models.hidden_convnet import Config
 from fedsim.seeding import Streams
 from fedsim.tasks import network_factory
+from fedsim.training.train import predictions
+from fedsim.types import UserError
 
 
 def test_a_stamped_image_carries_the_whole_trigger_and_a_mean_image_nothing() -> None:
@@ -49,6 +58,22 @@ def test_what_a_trigger_does_without_poisoning_is_no_lift() -> None:
     assert found["images"] == int((data.test.labels != 0).sum())
 
 
+def test_numbers_are_those_of_stamping_by_hand() -> None:
+    """As the kept parts were made, the random patch included."""
+    digits = api.load("digits")
+    fresh = network_factory(Config(depth=2, width=4, hidden=8), digits, torch.device("cpu"))
+    options = central_backdoors.arguments([])
+    bench = central_measures.Bench(digits, Normalise(digits.mean, digits.std), fresh, {}, options)
+    streams, trigger = Streams(0), white(digits.image_shape, 4, 0)
+    networks = [fresh(streams.generator("network", number)) for number in range(2)]
+    found = central_measures.numbers(bench, networks, networks, trigger, bench.normalise, streams)
+    others = digits.test.take(torch.nonzero(digits.test.labels != 0).flatten())
+    for name, one in {"success": trigger, "random_patch": noisy((1, 8, 8), 4, 0, streams.generator("patch"))}.items():
+        stamped = Images(torch.where(one.mask, one.values, others.pixels), others.labels)
+        shares = [float((predictions(net, stamped, bench.normalise) == 0).float().mean()) for net in networks]
+        assert found[name] == sum(shares) / 2
+
+
 def test_only_the_open_form_lets_a_set_leave_the_box() -> None:
     box = Normalise((0.5,), (0.5,))
     far = torch.full((1, 1, 2, 2), 3.0)
@@ -56,7 +81,116 @@ def test_only_the_open_form_lets_a_set_leave_the_box() -> None:
     assert torch.equal(central_backdoors.Unbounded(box.mean, box.std).project(far), far)
 
 
-def test_victims_of_another_kind_are_kept_apart() -> None:
-    assert central_backdoors.between(central_backdoors.arguments([])) == ""
-    options = central_backdoors.arguments(["--victim", "lenet", "alexnet"])
-    assert central_backdoors.between(options) == "_convnet_hidden_to_lenet_alexnet"
+def test_parts_of_another_kind_are_kept_apart() -> None:
+    def name(*given: str) -> str:
+        return central_settings.file_name(central_backdoors.arguments(list(given)), "dm_box", 1)
+
+    assert name() == "cifar10_dm_box_s1.json"
+    assert name("--victim", "lenet", "alexnet") == "cifar10_dm_box_convnet_hidden_to_lenet_alexnet_s1.json"
+    assert name("--iterations", "7", "--data", "mnist") == "mnist_dm_box_7_steps_s1.json"
+
+
+def options_of(asked: dict[str, Any]) -> argparse.Namespace:
+    """The command line that a kept part was made with."""
+    options = central_backdoors.arguments([])
+    for name in vars(options).keys() & asked.keys():
+        setattr(options, name, asked[name])
+    return options
+
+
+def test_kept_parts_are_found_under_their_settings_and_a_stale_one_is_found_out(monkeypatch: Any) -> None:
+    paths = sorted(central_settings.FOLDER.glob("*.json"))
+    assert len(paths) >= 7
+    for path in paths:
+        asked = json.loads(path.read_text())["asked"]
+        options, seed = options_of(asked), int(path.stem.rpartition("_s")[2])
+        assert central_settings.file_name(options, asked["part"], seed) == path.name
+        assert there(path, central_settings.asked(options, asked["part"]))
+    path = central_settings.FOLDER / "cifar10_dm_open_s0.json"
+    options = options_of(json.loads(path.read_text())["asked"])
+    monkeypatch.setitem(central_settings.METHODS["dm"], "lr", 0.3)
+    with pytest.raises(UserError, match=r"kept under other settings \(method\)"):
+        there(path, central_settings.asked(options, "dm_open"))
+    monkeypatch.undo()
+    monkeypatch.setitem(central_settings.EVERY, "dm", 20)
+    with pytest.raises(UserError, match=r"kept under other settings \(every\)"):
+        there(path, central_settings.asked(options, "dm_open"))
+
+
+QUICK = ["--data", "digits", "--width", "3", "--seen", "20", "--seen-epochs", "1", "--epochs", "1", "--networks", "1",
+         "--first-steps", "3", "--trigger-steps", "3", "--tolerance", "0", "--portion", "0.1",
+         "--device", "cpu"]  # fmt: skip
+
+
+def small_bench(*more: str) -> central_measures.Bench:
+    options = central_backdoors.arguments([*QUICK, *more])
+    digits = api.load("digits")
+    data = replace(digits, train=digits.train.take(torch.arange(200)), test=digits.test.take(torch.arange(30)))
+
+    def fresh(name: str) -> Any:
+        return network_factory(central_settings.architecture(options, name), data, torch.device("cpu"))
+
+    victims = {name: fresh(name) for name in options.victim}
+    return central_measures.Bench(data, Normalise(data.mean, data.std), fresh(options.model), victims, options)
+
+
+PARTS = ["dm_box", "dm_clean", "dm_invisible", "dm_ipc1_box", "dd_box"]
+"""Not `open`, whose float32 images are no `Images` where types are checked."""
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_form_keeps_its_promise_and_the_trigger_moves_at_one_image_too(part: str, monkeypatch: Any) -> None:
+    method, _, form = part.rpartition("_")
+    monkeypatch.setitem(central_settings.METHODS[method], "iterations", 3)
+    monkeypatch.setitem(central_settings.METHODS["dd"], "epochs", 1)
+    monkeypatch.setitem(central_backdoors.EVERY, method, 1)
+    bench = small_bench("--bound", "9")
+    found = central_backdoors.attacked(bench, part, 0)
+    assert not found["naive"]["moved"]
+    assert found["doorping"]["moved"]
+    low, high = found["doorping"]["levels"]
+    assert (low >= -9 and high <= 9) if form == "invisible" else (low >= 0 and high <= 255)
+    for attack in ("naive", "doorping"):
+        few, many = found[attack]["set_levels"]
+        assert few >= 0
+        assert many <= 255
+        assert len(found[attack]["carried"]) == {"invisible": 0}.get(form, 1 if method == "dm_ipc1" else 10)
+        assert found[attack]["victims"]["convnet_hidden"]["images"] == 27
+
+
+def kept(lift: float, attack: str = "doorping", form: str = "box", **more: Any) -> dict[str, Any]:
+    """A part as it is kept, of one attack and victim."""
+    options = central_backdoors.arguments(["--data", "mnist", "--attacks", attack])
+    asked = json.loads(json.dumps(central_settings.asked(options, f"dm_{form}"))) | more
+    shares = {"accuracy": 0.8, "accuracy_clean": 0.8, "success": lift, "free_success": 0.0, "random_patch": 0.0}
+    victims = {"convnet_hidden": shares | {"lift": lift, "images": 5}}
+    one = {"levels": [0.0, 300.0 if form == "open" else 200.0], "carried": [0.5], "moved": True, "victims": victims}
+    return {"source": {"commit": "0123456789ab"}, "asked": asked, attack: one}
+
+
+def test_verdicts_are_read_off_the_parts() -> None:
+    shown = [(seed, kept(lift, form="open")) for seed, lift in enumerate((0.9, 0.92, 0.94))]
+    (case,) = central_cases.cases(shown)
+    (line,) = central_tables.verdicts(case)
+    assert line == (
+        "MNIST, `dm`, 120 steps, out of it: DOORPING lifts 92.0 [87.0, 97.0] (n = 3): a backdoor is shown. Its trigger "
+        "reaches 0 … 300: no image file can hold it. It moved while condensing in 3 of 3 seeds."
+    )
+    (case,) = central_cases.cases([(seed, kept(lift)) for seed, lift in enumerate((0.1, -0.1, 0.0))])
+    assert "no backdoor is shown" in central_tables.verdicts(case)[0]
+    assert "no image file" not in central_tables.verdicts(case)[0]
+    (case,) = central_cases.cases([(0, kept(0.5))])
+    assert "one seed, which shows nothing by itself" in central_tables.verdicts(case)[0]
+
+
+def test_what_was_not_run_and_how_often_a_trigger_is_updated_is_read_off_too() -> None:
+    few = kept(0.1)
+    few["asked"]["method"]["iterations"] = 40
+    found = central_cases.cases([(0, kept(0.1)), (0, few)])
+    assert [(case.steps, case.updates) for case in found] == [(40, 0), (120, 2)]
+    assert central_cases.told(found, "method", "iterations") == "40 or 120"
+    assert "never optimise the trigger again" in central_tables.verdicts(found[0])[0]
+    said = central_tables.absent(found)
+    assert "`dm` in the box" not in said.split("MNIST")[1]
+    assert "`dm` in the box" in said.split("MNIST")[0]
+    assert "condensed with `alexnet` for `convnet_hidden`" in said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,9 @@ sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))  # its modules
 import ticket_defence_tables as tables
 import ticket_likeness
 import ticket_tables
+import ticket_training
+import tickets
+from kept_parts import there
 from ticket_cases import Bench, poisoned, repeated, success
 from ticket_likeness import CLIENTS, PAIRS, dealt, instead, scored, sets, target_of
 
@@ -24,6 +28,8 @@ from fedsim.data.images import Images
 from fedsim.models.functional import state
 from fedsim.seeding import Streams
 from fedsim.training.intervals import bounded_ci, wilson
+from fedsim.training.train import accuracy
+from fedsim.types import UserError
 
 
 @pytest.fixture(scope="module")
@@ -172,3 +178,36 @@ def test_seeds_that_agree_on_a_success_are_as_sure_as_their_images(bench: Bench)
         f"{100 * high:.2f}]"
     )
     assert ticket_tables.share(parts, [{"asr": 0.2}, {"asr": 0.4}]).startswith("30.00 [")
+
+
+def test_the_trigger_is_the_librarys_and_the_numbers_are_those_of_stamping_by_hand(bench: Bench):
+    """As the kept parts were made: bytes written under the square, accuracy on images all called the target."""
+    network, target = bench.fresh(torch.Generator().manual_seed(1)), 2
+    images, side = bench.dataset.test, bench.scale.patch
+    others = images.take(torch.nonzero(images.labels != target)[:, 0])
+    pixels = others.pixels.clone()
+    pixels[:, :, -side:, -side:] = 255
+    share = accuracy(network, Images(pixels, torch.full_like(others.labels, target)), bench.normalise)
+    assert success(bench, network, target)["asr"] == share
+    rows = np.flatnonzero(images.labels.numpy() != target)
+    chosen = torch.from_numpy(np.random.default_rng(5).permutation(rows)[: round(0.1 * len(images))])
+    by_hand, labels = images.pixels.clone(), images.labels.clone()
+    by_hand[chosen, :, -side:, -side:] = 255
+    labels[chosen] = target
+    found = poisoned(images, target, 0.1, side, np.random.default_rng(5))
+    assert torch.equal(found.pixels, by_hand)
+    assert torch.equal(found.labels, labels)
+
+
+def test_kept_parts_are_found_under_their_settings_and_stale_ones_are_found_out(bench: Bench, monkeypatch: Any):
+    paths = {
+        path: path.stem.removeprefix("digits_").rpartition("_s")[0] for path in sorted(tickets.FOLDER.glob("*.json"))
+    }
+    assert set(paths.values()) <= set(tickets.PARTS)
+    assert len(paths) >= 45
+    assert all(there(path, tickets.asked(bench, part)) for path, part in paths.items())
+    monkeypatch.setattr(ticket_training, "SHARES", (0.2,))
+    monkeypatch.setattr(ticket_likeness, "FILTER", DefenceConfig(keep=0.3))
+    for part, odd in {"vulnerability": "poison", "defence_real": "defence"}.items():
+        with pytest.raises(UserError, match=rf"kept under other settings \({odd}\)"):
+            there(tickets.FOLDER / f"digits_{part}_s0.json", tickets.asked(bench, part))

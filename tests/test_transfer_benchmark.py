@@ -14,11 +14,13 @@ from torch import Tensor
 from fedsim.data.images import Images
 from fedsim.seeding import Streams
 from fedsim.training.train import TrainConfig
+from fedsim.types import UserError
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))  # its modules know one another by plain names
 
 import transfer_page
 import transfer_table
+from kept_parts import there
 
 CPU = torch.device("cpu")
 
@@ -87,6 +89,18 @@ def test_a_part_holds_counts_of_every_attack_budget_and_network(monkeypatch):
     real = bench.network(setup.convnet, few.train, quick, Streams(0, ("transfer", "real", "surrogate")))
     victim = bench.victims_of(0)["convnet"]
     assert not torch.equal(real.head.weight, victim.head.weight)  # white_box is no victim
+
+
+def test_kept_parts_are_found_under_their_settings_and_stale_ones_are_found_out(monkeypatch):
+    victims, epsilons = transfer_table.VICTIMS, (8, 16, 32, 64)
+    dataset, setup = transfer_table.loaded("digits"), transfer_table.SETUPS["digits"]
+    bench = transfer_table.Bench(dataset, setup, CPU, victims, epsilons)
+    paths = sorted(transfer_table.FOLDER.glob("digits_*.json"))
+    assert len(paths) >= 12
+    assert all(there(path, transfer_table.asked(bench)) for path in paths)
+    monkeypatch.setattr(transfer_table, "SMALL", TrainConfig(epochs=299))
+    with pytest.raises(UserError, match=r"kept under other settings \(small\)"):
+        there(paths[0], transfer_table.asked(bench))
 
 
 def fake(name: str, seed: int, success: float) -> dict[str, Any]:

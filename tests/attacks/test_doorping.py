@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from attacks.doorping import Config, Doorping, activations, alone, loudest_units, optimised, wanted
-from attacks.poisoning import poisoned_rows
+from attacks.poisoning import clean_label_rows, poisoned_rows
 from fedsim import api
 from fedsim.data.images import Images
 from fedsim.data.transforms import Normalise
-from fedsim.data.trigger import noisy
+from fedsim.data.trigger import noisy, white
 from fedsim.models.convnet import Config as ConvNetConfig
 from fedsim.models.convnet import ConvNet
 from fedsim.models.hidden_convnet import Config as HiddenConfig
@@ -120,6 +120,19 @@ def test_poisoned_rows_are_never_of_the_target_and_as_many_as_asked() -> None:
     assert len(poisoned_rows(images, 0, 1.0, torch.Generator().manual_seed(0))) == 6
     with pytest.raises(UserError, match="every image of the client is of class 0"):
         poisoned_rows(images.take(torch.tensor([0, 3])), 0, 0.5, torch.Generator())
+
+
+def test_clean_labels_stamp_the_target_alone_and_change_no_label() -> None:
+    images = Images(torch.zeros((10, 1, 8, 8), dtype=torch.uint8), torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 2, 0]))
+    rows = clean_label_rows(images, 0, 0.25, torch.Generator().manual_seed(0))
+    assert len(rows) == 3
+    assert set(images.labels[rows].tolist()) == {0}
+    assert len(clean_label_rows(images, 0, 1.0, torch.Generator().manual_seed(0))) == 4
+    found = white(SHAPE, 2, 0).poison(images, rows)
+    assert torch.equal(found.labels, images.labels)
+    assert found.pixels.flatten(1).any(1).nonzero()[:, 0].tolist() == rows.tolist()
+    with pytest.raises(UserError, match="no image is of class 3, and clean labels stamp no others"):
+        clean_label_rows(images, 3, 0.5, torch.Generator())
 
 
 def test_a_better_trigger_keeps_its_place_and_target() -> None:

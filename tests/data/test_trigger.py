@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsim.data.images import Images
-from fedsim.data.trigger import Trigger, corner, noisy, white
+from fedsim.data.trigger import Trigger, corner, noisy, scrambled, veil, white
 from fedsim.types import UserError
 
 
@@ -78,3 +78,44 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert torch.equal(found.values, trigger.values)
     assert torch.equal(found.mask, trigger.mask)
     assert (found.mask.dtype, found.target) == (torch.bool, 7)
+
+
+def test_a_veil_is_added_to_every_pixel_and_clipped_to_bytes() -> None:
+    given_pixels = pixels()
+    given_pixels[0] = torch.tensor([0, 3, 100, 252, 255, 7]).to(torch.uint8)
+    before, trigger = given_pixels.clone(), veil((2, 5, 6), 8, 1, torch.Generator().manual_seed(3))
+    found = trigger.stamp(given_pixels)
+    assert found.dtype == torch.uint8
+    assert torch.equal(given_pixels, before)
+    assert torch.equal(found.int(), (before.int() + trigger.values.int()).clamp(0, 255))
+    assert set(trigger.values.unique().tolist()) == {-8, 8}
+    assert int((found.int() - before.int()).abs().max()) == 8
+
+
+@pytest.mark.parametrize("bound", [-1, 256])
+def test_a_bound_is_of_grey_levels(bound: int) -> None:
+    with pytest.raises(UserError, match=f"bound {bound}; valid: int16 within the bound, and a bound from 0 to 255"):
+        veil((1, 5, 6), bound, 0, torch.Generator())
+
+
+def test_a_veil_is_saved_with_its_bound(tmp_path: Path) -> None:
+    trigger = veil((2, 5, 6), 8, 7, torch.Generator().manual_seed(1))
+    trigger.save(tmp_path / "trigger.safetensors")
+    found = Trigger.load(tmp_path / "trigger.safetensors")
+    assert torch.equal(found.values, trigger.values)
+    assert (found.bound, found.values.dtype, found.target) == (8, torch.int16, 7)
+
+
+def test_what_it_is_compared_with_has_its_place_and_its_bound() -> None:
+    square, quiet = white((1, 5, 6), 2, 3), veil((1, 5, 6), 8, 3, torch.Generator().manual_seed(1))
+    noise, signs = (scrambled(one, torch.Generator().manual_seed(2)) for one in (square, quiet))
+    assert torch.equal(noise.values, noisy((1, 5, 6), 2, 3, torch.Generator().manual_seed(2)).values)
+    assert torch.equal(noise.mask, square.mask)
+    assert (signs.bound, signs.target, torch.equal(signs.values, quiet.values)) == (8, 3, False)
+
+
+def test_records_of_the_target_keep_their_label() -> None:
+    images = Images(pixels(4), torch.tensor([3, 1, 3, 2]))
+    found = white((2, 5, 6), 2, target=3).poison(images, torch.tensor([0, 2]))
+    assert torch.equal(found.labels, images.labels)
+    assert not torch.equal(found.pixels, images.pixels)
