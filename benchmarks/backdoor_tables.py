@@ -30,6 +30,17 @@ SWEEPS = {
         "those of the others, over both rounds. `cost`: accuracy less that of the same run without the defence, nobody "
         "attacking. The last rows are attackers that know a filter.",
     ),
+    "digits_matrix_fedavg": (
+        "Attackers against aggregation rules in FedAvg on the digits",
+        "One of eight clients, a 2×2 square, four rounds; clients send weights, so that filters on images and `direct` have no "
+        "place. `model_replacement` acts in the last round alone; where it knows norm_clip it stays below the length of its honest "
+        "way, from round 2 on.",
+    ),
+    "digits_matrix_fedmk": (
+        "Attackers against defences in FedMK on the digits",
+        "One of five clients, a 2×2 square, two rounds; sets of round 2 start from another client's. No generator at the "
+        "server. Thresholds are the defaults.",
+    ),
 }
 
 

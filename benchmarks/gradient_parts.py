@@ -28,7 +28,7 @@ class Part:
     title: str
     attack: Literal["dlg", "idlg", "inverting_gradients", "fedavg_inversion"]
     settings: dict[str, Any]
-    data: Literal["cifar10", "mnist", "orl"] = "cifar10"
+    data: Literal["cifar10", "mnist", "orl", "digits"] = "cifar10"
     network: Literal["sigmoid", "relu", "softplus", "convnet"] = "sigmoid"
     bound: float = 0.5
     """LeNet's weights are from U(−bound, bound)."""

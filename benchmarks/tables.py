@@ -14,6 +14,7 @@ from evidence_tables import evidence
 from federated_cells import FEDMK_ON_MNIST
 from federated_tables import ablations, comparison, grids, private
 from gradient_tables import gradients
+from model_defence_tables import model_defences
 from result_tables import architectures, curves, distillation, fedavg, federated, shelf
 from ticket_training_tables import tickets
 from transfer_page import transfers
@@ -133,6 +134,7 @@ def page() -> str:
         *central(),
         *sections(),
         *backdoors(),
+        *model_defences(),
         *transfers(),
         *tickets(),
     ])  # fmt: skip

@@ -100,6 +100,7 @@ CATALOG: dict[str, dict[str, str]] = {
         "doorping": "attacks.doorping:Doorping",
         "dm_trigger": "attacks.dm_trigger:DMTrigger",
         "direct": "attacks.direct:Direct",
+        "model_replacement": "attacks.model_replacement:ModelReplacement",
     },
     "defense": {
         "upload_checks": "defenses.upload_checks:UploadChecks",

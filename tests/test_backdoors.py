@@ -72,7 +72,7 @@ def test_an_attack_is_measured_beside_the_run_without_it(name: str, tmp_path: Pa
     assert [line["round"] for line in persisted] == [1, 2]
 
 
-@pytest.mark.parametrize("name", ["naive", "doorping", "dm_trigger"])
+@pytest.mark.parametrize("name", ["naive", "doorping", "dm_trigger", "model_replacement"])
 def test_clients_that_send_weights_are_attacked_too(name: str, tmp_path: Path) -> None:
     extra = {"controls": {"without_attackers": False}}
     found = result(execute(config(attackers=[attacker(name)], **FEDAVG, **extra), tmp_path))
@@ -174,6 +174,12 @@ BAD = [
     ({"attackers": [attacker("naive", size=9)]}, "a square of 9 pixels, 1 off the corner, does not fit images of 8×8"),
     ({"attackers": [attacker("naive")], "transcript": "none"}, "drops the clients' folders"),
     ({"attackers": [attacker("direct")], **FEDAVG}, "direct uploads a set of images"),
+    (
+        {"attackers": [attacker("model_replacement")]},
+        "model_replacement scales the weights that a client sends; valid ",
+    ),
+    ({"attackers": [attacker("model_replacement", scale=0)], **FEDAVG}, "attackers.0.scale: got 0"),
+    ({"attackers": [attacker("model_replacement", alpha=1.5)], **FEDAVG}, "attackers.0.alpha: got 1.5"),
     ({"attackers": [attacker("direct", fraction=0.2)]}, "fraction: unknown key"),
     ({"attackers": [attacker("nave")]}, "unknown attacker 'nave' .did you mean 'naive'"),
 ]
