@@ -22,6 +22,10 @@ SWEEPS = {
         "Backdoors in FedDM on MNIST",
         "One malicious client of ten, a 4×4 square, half of its records stamped, ConvNet-3-16, two rounds.",
     ),
+    "mnist_matrix": (
+        "Attackers against defences in FedDM on MNIST",
+        "One malicious client of ten, as above; read as the table on the digits below.",
+    ),
     "digits_matrix": (
         "Attackers against defences in FedDM on the digits",
         "One of eight clients, a 2×2 square, two rounds. Filters leave out what they flag at their default thresholds "
