@@ -58,7 +58,7 @@ def vulnerability_part(bench: Bench, seed: int) -> dict[str, Any]:
         data = poisoned(train, target, share, bench.scale.patch, numpy_stream(seed, "poison", str(share)))
         for keep, masks, network in cuts(bench, data, first, seed):
             rows.append({"poison": share, "mask": "ticket", "keep": keep, **success(bench, network, target)})
-            if share and keep < 1:
+            if keep < 1:
                 other = tickets.random_masks(masks, Streams(seed).generator("random", str(keep)))
                 beside = success(bench, trained(bench, other, data, first, seed), target)
                 rows.append({"poison": share, "mask": "random", "keep": keep, **beside})

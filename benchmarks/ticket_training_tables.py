@@ -24,7 +24,7 @@ def vulnerabilities(data: str) -> str:
     note = (
         "Success of the trigger over test images of other classes than the target, on dense networks and on tickets found and trained on the "
         "same data (iterated magnitude pruning from w₀, 1 → 0.5 → 0.2 → 0.1; `random`: random masks with as much of every layer). Lift: less the success "
-        "on the network trained on clean data with the same share kept. Differences are paired by seed; Wilson is the widest "
+        "on the network trained on clean data with the same kind of mask and share kept. Differences are paired by seed; Wilson is the widest "
         "interval within a seed, in points."
     )
     federation = (
@@ -48,7 +48,7 @@ def attacked(parts: list[Part]) -> tuple[list[str], list[list[str]]]:
     for (poison, mask, keep), found in cells.items():
         asr, dense, clean = (
             [one["asr"] for one in cells[key]]
-            for key in ((poison, mask, keep), (poison, "ticket", 1.0), (0.0, "ticket", keep))
+            for key in ((poison, mask, keep), (poison, "ticket", 1.0), (0.0, mask, keep))
         )
         right, whole = (
             [one["accuracy"] for one in cells[key]] for key in ((poison, mask, keep), (poison, "ticket", 1.0))
