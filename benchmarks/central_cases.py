@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +46,12 @@ class Case:
     def lifts(self, attack: str, victim: str) -> list[float]:
         """Of each seed."""
         return [one["victims"][victim]["lift"] for one in self.holding(attack, victim)]
+
+    @property
+    def victim_steps(self) -> int:
+        """Steps of a victim's training, where the set holds none of its own; of the CIFAR-10 and MNIST classes, ten."""
+        asked = self.seeds[0]["asked"]
+        return asked["epochs"] * math.ceil(10 * asked["method"]["ipc"] / asked["batch"])
 
     @property
     def updates(self) -> int:

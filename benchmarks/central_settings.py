@@ -118,7 +118,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     add("--seen-epochs", type=int, default=10, help="and its epochs")
     add("--iterations", type=int, default=0, help="of the condensation; 0: as METHODS says")
     add("--networks", type=int, default=2, help="victims of each set")
-    add("--epochs", type=int, default=40)
+    add("--epochs", type=int, default=40, help="of a victim; 400 at one image per class, which are as many steps")
     add("--batch", type=int, default=10, help="images of a victim's step")
     add("--lr", type=float, default=0.02, help="a victim's step size; chosen on real images of val")
     return parser.parse_args(given)
