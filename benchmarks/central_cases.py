@@ -80,7 +80,7 @@ def cases(parts: Iterable[tuple[int, dict[str, Any]]]) -> list[Case]:
             victims = place.get(attack, {}).get("victims", {}) | one[attack]["victims"]
             place[attack] = one[attack] | {"victims": victims}
     orders = [list(one) for one in (NAMES, METHODS, FORMS)]
-    keys = sorted(found, key=lambda key: (*(order.index(one) for order, one in zip(orders, key, strict=False)), key))
+    keys = sorted(found, key=lambda key: (*(order.index(one) for order, one in zip(orders, key[:3], strict=True)), key))
     return [Case(*key, [found[key][seed] for seed in sorted(found[key])]) for key in keys if key[0] in NAMES]
 
 
