@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +48,12 @@ class Case:
         return [one["victims"][victim]["lift"] for one in self.holding(attack, victim)]
 
     @property
+    def victim_steps(self) -> int:
+        """Steps of a victim's training, where the set holds none of its own; of the CIFAR-10 and MNIST classes, ten."""
+        asked = self.seeds[0]["asked"]
+        return asked["epochs"] * math.ceil(10 * asked["method"]["ipc"] / asked["batch"])
+
+    @property
     def updates(self) -> int:
         """Times that DOORPING's trigger is optimised again while the set is condensed."""
         asked = self.seeds[0]["asked"]
@@ -73,7 +80,7 @@ def cases(parts: Iterable[tuple[int, dict[str, Any]]]) -> list[Case]:
             victims = place.get(attack, {}).get("victims", {}) | one[attack]["victims"]
             place[attack] = one[attack] | {"victims": victims}
     orders = [list(one) for one in (NAMES, METHODS, FORMS)]
-    keys = sorted(found, key=lambda key: (*(order.index(one) for order, one in zip(orders, key, strict=False)), key))
+    keys = sorted(found, key=lambda key: (*(order.index(one) for order, one in zip(orders, key[:3], strict=True)), key))
     return [Case(*key, [found[key][seed] for seed in sorted(found[key])]) for key in keys if key[0] in NAMES]
 
 

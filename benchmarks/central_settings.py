@@ -19,6 +19,7 @@ from fedsim.data.transforms import Normalise
 from fedsim.seeding import Streams
 from fedsim.tasks import Fresh, network_factory
 from fedsim.training.train import TrainConfig
+from fedsim.types import UserError
 
 FOLDER, HELD = ROOT / "central_backdoors", 1000
 METHODS: dict[str, dict[str, Any]] = {
@@ -117,14 +118,16 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     add("--seen-epochs", type=int, default=10, help="and its epochs")
     add("--iterations", type=int, default=0, help="of the condensation; 0: as METHODS says")
     add("--networks", type=int, default=2, help="victims of each set")
-    add("--epochs", type=int, default=40)
+    add("--epochs", type=int, default=40, help="of a victim; 400 at one image per class, which are as many steps")
     add("--batch", type=int, default=10, help="images of a victim's step")
     add("--lr", type=float, default=0.02, help="a victim's step size; chosen on real images of val")
     return parser.parse_args(given)
 
 
 def bench_of(options: argparse.Namespace, device: torch.device) -> Bench:
-    """The data split as asked, and the architectures."""
+    """The data split as asked, and the architectures; `UserError` for a bound that no change of a byte can have."""
+    if not 0 <= options.bound <= 255:
+        raise UserError(f"--bound: got {options.bound}; valid: 0 to 255 grey levels")
     whole = packed_images.load(options.data, None)
     order = torch.randperm(len(whole.train), generator=Streams(0, ("central", "records")).generator())
     unseen = torch.arange(len(whole.test))[options.skip :][: options.test]

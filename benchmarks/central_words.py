@@ -7,7 +7,7 @@ from central_cases import Case, told
 
 def setting(found: list[Case]) -> str:
     """What was done, as the kept parts say."""
-    again = told(found, "every")
+    again, steps = told(found, "every"), " or ".join(dict.fromkeys(str(case.victim_steps) for case in found))
     return (
         f"Whoever condenses stamps a share of {told(found, 'portion')} of {told(found, 'records')} records with a "
         f"{told(found, 'size')}×{told(found, 'size')} square (white: NaiveAttack) and calls them class {told(found, 'target')}; "
@@ -21,7 +21,7 @@ def setting(found: list[Case]) -> str:
         "seed, is the share of a square in the class-0 image that holds most of it, which says little of a white one, since bright "
         f"corners resemble it. The first trigger takes up to {told(found, 'first_steps')} Adam steps on a network that the attacker trained on "
         f"{told(found, 'seen')} records, and `updates` times {told(found, 'trigger_steps')} more on another such network, every {again} steps of the "
-        f"condensation. Intervals are t over seeds of the mean of {told(found, 'networks')} victims each, on {told(found, 'test')} test images."
+        f"condensation. Intervals are t over seeds of the mean of {told(found, 'networks')} victims each, trained for {steps} steps, on {told(found, 'test')} test images."
     )
 
 
@@ -44,6 +44,7 @@ TRIED = (
     "57; 120 of 0.2, three seeds: 90, 79, 15. Sets of seeds 0 and 2 held records stamped from the start (lifts 90 and 15; why they "
     "differ was not looked into); so the start was made clean, the image step 0.25, the first trigger 2,000 steps, untried, and the table is of test "
     "images after the first 4,000, apart from those of these tries (the first and the last 2,000). In the box, 80 steps of 0.1, one "
-    "seed: NaiveAttack −12, DOORPING −12. The forms with clean labels and the invisible one took these settings as they were; nothing "
+    "seed: NaiveAttack −12, DOORPING −12. MNIST at one image per class with the 40 epochs of ten, which are 40 steps there, one seed: victims of "
+    "10 to 11 % accuracy, lift 0, which says nothing; hence as many steps as at ten. The forms with clean labels and the invisible one took these settings as they were; nothing "
     "was tried for them."
 )

@@ -158,6 +158,13 @@ def test_every_form_keeps_its_promise_and_the_trigger_moves_at_one_image_too(par
         assert found[attack]["victims"]["convnet_hidden"]["images"] == 27
 
 
+def test_a_bound_beyond_bytes_is_refused_before_any_work() -> None:
+    with pytest.raises(UserError, match="--bound: got 300; valid: 0 to 255 grey levels"):
+        central_settings.bench_of(
+            central_backdoors.arguments(["--data", "digits", "--bound", "300"]), torch.device("cpu")
+        )
+
+
 def kept(lift: float, attack: str = "doorping", form: str = "box", **more: Any) -> dict[str, Any]:
     """A part as it is kept, of one attack and victim."""
     options = central_backdoors.arguments(["--data", "mnist", "--attacks", attack])
