@@ -45,6 +45,11 @@ def test_a_threshold_leaves_its_seed_out() -> None:
     assert tables.flagged([9.5, 9.5, 1.0, 4.0], clean) == 3
 
 
+def test_two_seeds_have_no_interval() -> None:
+    assert tables.over([0.5, 0.1]) == "30.00 (10.00 to 50.00)"
+    assert tables.over([0.1, 0.1, 0.1]) == "10.00 [10.00, 10.00]"
+
+
 def test_twins_are_of_one_seed() -> None:
     assert tables.above([3.0, 1.0, 5.0], [2.0, 1.0, 9.0]) == 1
 
