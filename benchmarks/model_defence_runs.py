@@ -97,7 +97,7 @@ def finished(base: dict[str, Any], attack: str, name: str, scratch: Path, *epsil
     measured = {"accuracy": found["accuracy"]}
     if "backdoor" in found:
         one = found["backdoor"]
-        measured |= {key: one[key] for key in ("asr", "asr_clean", "lift", "accuracy_clean")}
+        measured |= {key: one[key] for key in ("asr", "asr_clean", "asr_random_patch", "lift", "accuracy_clean")}
     return Finished(
         network_with(parts.setting, weights).eval(), parts.normalise, parts.images(parts.split.val), parts.dataset.test,
         triggers[0].trigger if triggers else None, measured,

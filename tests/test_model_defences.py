@@ -45,21 +45,24 @@ def test_a_threshold_leaves_its_seed_out() -> None:
     assert tables.flagged([9.5, 9.5, 1.0, 4.0], clean) == 3
 
 
-def test_areas_over_seeds() -> None:
-    area, low, high = tables.over_seeds([3.0, 1.0, 5.0], [2.0, 0.0, 1.0])
-    assert area == pytest.approx((3 + 1.5 + 3) / 9)
-    assert 0 <= low <= area <= high <= 1
-    assert tables.over_seeds([3.0, 4.0], [1.0, 2.0]) == (1.0, 1.0, 1.0)
+def test_two_seeds_have_no_interval() -> None:
+    assert tables.over([0.5, 0.1]) == "30.00 (10.00 to 50.00)"
+    assert tables.over([0.1, 0.1, 0.1]) == "10.00 [10.00, 10.00]"
+
+
+def test_twins_are_of_one_seed() -> None:
+    assert tables.above([3.0, 1.0, 5.0], [2.0, 1.0, 9.0]) == 1
 
 
 def test_tables_of_models() -> None:
     parts = [part(1.0, 5.0), part(2.0, 6.0), part(3.0, 1.5)]
     clean, naive = tables.cleansed(parts)[:2]
     assert (clean[0], naive[0]) == ("clean", "naive")
-    assert naive[4].startswith("0.78 [")  # 7 of 9 pairs
-    assert naive[5] == "3/3"
-    assert naive[6].startswith("2/3, 67 [")
-    assert clean[6].startswith("1/3, 33 [")
+    assert naive[4] == "0.78"  # 7 of 9 pairs
+    assert naive[5].startswith("2/3, 67 [")
+    assert naive[6] == "3/3"
+    assert naive[7].startswith("2/3, 67 [")
+    assert clean[7].startswith("1/3, 33 [")
     (_, first), (_, second) = ((row[0], row[2]) for row in tables.stripped(parts))
     assert first == second
     assert first.startswith("9/30, 30 [")
