@@ -21,9 +21,14 @@ LONGEST = (
     "test_experiment",
     "test_auditing",
     "test_superlink",
-    "test_experiment_central",
-    "test_experiment_faults",
     "test_ray",
+    "test_experiment_central",
+    "test_auditing_canaries",
+    "test_backdoors",
+    "test_every_method",
+    "test_execution",
+    "test_local",
+    "test_experiment_faults",
 )
 """Files that begin first, so that no worker is left with one of them when the others have nothing to do."""
 
