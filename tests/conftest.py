@@ -14,8 +14,9 @@ from tests import signatures
 signatures.install()  # before anything imports the product
 gc.disable()  # modules are here to stay
 
-settings.register_profile("fedsim", deadline=None)
-settings.load_profile("fedsim")
+settings.register_profile("fedsim", deadline=None, max_examples=25)
+settings.register_profile("many", deadline=None, max_examples=100)  # HYPOTHESIS_PROFILE=many, where none is given
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fedsim"))
 
 LONGEST = (
     "test_experiment",
