@@ -12,9 +12,10 @@ setup: .venv/dev
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 
-.venv/dev: .venv/base
+.venv/dev: pyproject.toml constraints.txt  # all that .venv/base has too, in one installation
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	@touch $@
+	@touch .venv/base $@
 
 demo: .venv/base
 	$(RUN)/fedsim run configs/quickstart/feddm_digits.yaml

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -11,19 +12,34 @@ from hypothesis import settings
 from tests import signatures
 
 signatures.install()  # before anything imports the product
+gc.disable()  # modules are here to stay
 
-settings.register_profile("fedsim", deadline=None)
-settings.load_profile("fedsim")
+settings.register_profile("fedsim", deadline=None, max_examples=25)
+settings.register_profile("many", deadline=None, max_examples=100)  # HYPOTHESIS_PROFILE=many, where none is given
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fedsim"))
 
 LONGEST = (
     "test_experiment",
     "test_auditing",
     "test_superlink",
-    "test_experiment_central",
-    "test_experiment_faults",
     "test_ray",
+    "test_experiment_central",
+    "test_auditing_canaries",
+    "test_backdoors",
+    "test_every_method",
+    "test_execution",
+    "test_local",
+    "test_experiment_faults",
 )
 """Files that begin first, so that no worker is left with one of them when the others have nothing to do."""
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported is not looked through again: that was a tenth of all the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,21 @@ def result(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "result.json").read_text())
 
 
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What has the run without attackers in it."""
+    out = tmp_path_factory.mktemp("honest")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fedsim.federated.engines.local.LocalGrid", InlineGrid)
+        execute(config(), out)
+    return out
+
+
 @pytest.mark.parametrize("name", ATTACKS)
-def test_an_attack_is_measured_beside_the_run_without_it(name: str, tmp_path: Path) -> None:
+def test_an_attack_is_measured_beside_the_run_without_it(name: str, honest: Path, tmp_path: Path) -> None:
+    """Made by the first of them, found by the others."""
+    if name != ATTACKS[0]:
+        shutil.copytree(honest, tmp_path, dirs_exist_ok=True)
     folder = execute(config(attackers=[attacker(name)]), tmp_path)
     clean = execute(config(), tmp_path)
     runs = sorted(path.name for path in tmp_path.glob("tiny/*-s0"))
@@ -84,7 +98,8 @@ def test_clients_that_send_weights_are_attacked_too(name: str, tmp_path: Path) -
 @pytest.mark.parametrize("name", ["doorping", "direct"])
 def test_fedmk_is_attacked_through_its_own_condensation(name: str, tmp_path: Path) -> None:
     method = {"name": "meta_knowledge", "ipc": 2, "iterations": 2, "batch_real": 8, "inner_steps": 2, "lr": 0.5}
-    extra = {"algorithm": "fedmk", "method": method, "controls": {"without_attackers": False}, "rounds": 1}
+    algorithm = {"name": "fedmk", "generator": {"steps": 3}}
+    extra = {"algorithm": algorithm, "method": method, "controls": {"without_attackers": False}, "rounds": 1}
     found = result(execute(config(attackers=[attacker(name)], **extra), tmp_path))
     assert found["clients_failed"] == found["uploads_rejected"] == 0
     assert len(found["backdoor"]["triggers"]) == 1
@@ -131,8 +146,9 @@ def test_the_attack_is_over_after_its_last_round(tmp_path: Path) -> None:
     assert not list(folder.glob("clients/*/round_002/trigger.safetensors"))
 
 
-def test_a_trigger_alone_is_an_honest_run(tmp_path: Path) -> None:
+def test_a_trigger_alone_is_an_honest_run(honest: Path, tmp_path: Path) -> None:
     """`poison: false` makes the trigger and sends what an honest client sends, to the bit."""
+    shutil.copytree(honest, tmp_path, dirs_exist_ok=True)
     words = attacker("dm_trigger", poison=False)
     folder = execute(config(attackers=[words]), tmp_path)
     found, clean = result(folder), result(execute(config(), tmp_path))

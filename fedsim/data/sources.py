@@ -9,6 +9,7 @@ Source  Alpaydin and Kaynak, UCI 1998 (digits); LeCun, Cortes, Burges (MNIST); X
 
 from __future__ import annotations
 
+import functools
 import http.client
 import importlib
 import importlib.util
@@ -58,6 +59,7 @@ class Digits:
         return Dataset("digits", *take, classes=TEN_DIGITS, mean=(0.3049,), std=(0.3756,), zca=self.config.zca)
 
 
+@functools.cache
 def _digits() -> tuple[np.ndarray, np.ndarray]:
     """Levels (n, 64) and labels (n,) from the file that scikit-learn holds.
 

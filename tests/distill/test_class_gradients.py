@@ -81,7 +81,7 @@ def test_both_ways_are_the_double_backward(ways: Any, distance: Any, soft: bool)
 def test_the_compiled_graph_is_the_double_backward(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of several batches, under weights that change after the trace, beside one that is too small for the graph.
 
-    C++ is made of such a graph in the slow test; of a network's in models/test_execution.py, which always runs.
+    C++ is made of such a graph in the slow test.
     """
     own = torch.compile
     monkeypatch.setattr(torch, "compile", lambda graph, **how: own(graph, **how | {"backend": backend}))

@@ -121,7 +121,9 @@ HALVES = {"name": "groups", "shares": [0.5, 0.5], "scale": [1.0, 0.5]}
 WEIGHTS: dict[str, Any] = {"method": None, "server": None, "partition": {"clients": 4}}
 
 
-@pytest.mark.parametrize("algorithm", ["fedavg", "fedprox", "scaffold", "fednova"])
+@pytest.mark.parametrize(
+    "algorithm", ["fedavg", pytest.param("fedprox", marks=pytest.mark.slow), "scaffold", "fednova"]
+)
 def test_clients_train_as_long_as_their_budget(tmp_path: Path, inline: None, algorithm: str) -> None:
     given = {"name": algorithm, "local": {"epochs": 2, "momentum": 0.0}}
     config = tiny(algorithm=given, budgets=HALVES, **WEIGHTS)

@@ -97,6 +97,7 @@ def test_a_compiler_is_what_torch_would_call(monkeypatch: pytest.MonkeyPatch, tm
 
 
 COMPILED = """
+import sys
 import torch
 torch.set_num_threads(1)
 import torch._dynamo
@@ -108,6 +109,8 @@ from fedsim.models.functional import state
 from fedsim.models.network import build_network
 from fedsim.seeding import stream
 def network(seed, depth=1): return build_network(ConvNet, Config(depth=depth, width=4), (3, 8, 8), 5, stream(seed))
+compiler, backend = torch.compile, sys.argv[1]
+torch.compile = lambda module, **settings: compiler(module, **settings | {"backend": backend})
 images = torch.randn(7, 3, 8, 8, generator=stream(0, "images"))
 for seed in range(3):
     runner = Runner(network(9), Execution(3, compile=True, channels_last=True)).frozen()
@@ -120,8 +123,7 @@ for seed in range(3):
     torch.testing.assert_close(seen, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(gradient, torch.autograd.grad(expected.square().sum(), other)[0], rtol=1e-4, atol=1e-5)
 print("graphs", counters["stats"]["unique_graphs"])
-compiler = torch.compile  # what follows is of the graphs and of their number, whatever runs them
-torch.compile = lambda module, **settings: compiler(module, backend="aot_eager", **settings)
+if backend != "aot_eager": sys.exit()  # what follows is of the graphs and of their number, whatever runs them
 runner = Runner(network(9, 2), Execution(3, compile=True, channels_last=True)).frozen()
 for seed in range(2):
     runner.load(state(network(seed, 2)))
@@ -141,8 +143,12 @@ for width in range(1, 4):  # more graphs than torch is told to allow one functio
 
 
 @pytest.mark.skipif(not has_compiler("cpu"), reason="no C++ compiler")
-def test_one_compiled_graph_serves_every_network() -> None:
-    """In a process of its own: torch's compiler does not look through the run-time checks of the test run."""
-    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_one_compiled_graph_serves_every_network(backend: str) -> None:
+    """In a process of its own: torch's compiler does not look through the run-time checks of the test run.
+
+    The slow one has C++ made of the graph, which takes half a minute; what is torch's own in it.
+    """
+    done = subprocess.run([sys.executable, "-c", COMPILED, backend], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "graphs 1"

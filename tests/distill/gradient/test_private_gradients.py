@@ -23,6 +23,9 @@ from tests.reference import private_gradients as reference
 from tests.reference.private_gradients import CLEAR, charges, silent, task
 from tests.reference.private_methods import METHODS, ROUNDING, apart, first_release, leaks, method, neighbours
 
+FEWER = [pytest.param(name, marks=pytest.mark.slow if name == "dc mse" else ()) for name in METHODS]
+"""Another distance goes the same way: what is not of the equation is asked of it in the slow tests."""
+
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_step_is_the_equation(tmp_path, name):
@@ -32,7 +35,7 @@ def test_a_step_is_the_equation(tmp_path, name):
 # --- reductions ---
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", FEWER)
 def test_without_noise_and_clipping_it_is_the_method_on_whole_classes(tmp_path, name):
     counts = (7, 4, 5, 9)
     private = task(tmp_path, CLEAR, counts=counts, noise=reference.seeded)
@@ -46,7 +49,7 @@ def test_without_noise_and_clipping_it_is_the_method_on_whole_classes(tmp_path, 
 # --- what is paid ---
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", FEWER)
 def test_every_step_is_one_release_and_the_settings_say_how_many(tmp_path, name):
     here = task(tmp_path, noise=reference.seeded)
     condense(method(name), here, 4, Streams(0))
@@ -57,7 +60,7 @@ def test_every_step_is_one_release_and_the_settings_say_how_many(tmp_path, name)
     assert charges(here) == 8
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", FEWER)
 def test_a_killed_condensation_ends_the_same_and_pays_nothing_more(tmp_path, name):
     """Killed after a step whose release is stored and whose state is not: the step is asked again, for nothing."""
     whole, _ = condense(method(name), task(tmp_path / "a", noise=reference.seeded), 4, Streams(0))
@@ -102,7 +105,7 @@ def test_learned_labels_are_cut_with_their_images(tmp_path):
     assert found.soft.shape == (4, 4)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", FEWER)
 def test_neighbours_are_no_farther_apart_than_stated(tmp_path, name):
     assert 0.5 < max(neighbours(tmp_path, name)) <= ROUNDING
 
@@ -140,7 +143,7 @@ def test_weights_normalised_over_the_batch_are_noticed(tmp_path, monkeypatch):
     assert leaks(tmp_path, "meta_knowledge")
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", FEWER)
 def test_a_record_says_nothing_of_what_another_adds(tmp_path, name):
     assert not leaks(tmp_path, name)
 
@@ -179,7 +182,7 @@ def test_a_question_that_forgets_the_network_is_noticed(tmp_path, monkeypatch):
     assert charges(here) != 4
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", FEWER)
 def test_batch_norm_is_refused_before_anything_is_charged(tmp_path, name):
     here = task(tmp_path, network=problem.convnet("batch"))  # T6
     with pytest.raises(UserError, match="batch norm"):

@@ -67,7 +67,12 @@ def test_fedmk_spends_what_was_planned_and_its_replies_hold_constants(tmp_path, 
 
 @pytest.mark.parametrize(
     ("algorithm", "method", "around"),
-    [("feddm", "dm", "perturb"), ("one_shot", "dc", "fresh"), ("feddm", "dsa", "fresh"), (FEDMK, "idc", "perturb")],
+    [
+        ("feddm", "dm", "perturb"),
+        ("one_shot", "dc", "fresh"),
+        pytest.param("feddm", "dsa", "fresh", marks=pytest.mark.slow),
+        (FEDMK, "idc", "perturb"),
+    ],
 )
 def test_every_served_method_spends_its_steps_under_sampling(tmp_path, algorithm, method, around):
     extra = {"train_on": "synthetic", "metric": "mse"} if method == "idc" else {}

@@ -173,7 +173,9 @@ def test_it_costs_twice_the_bytes_of_fedavg_both_ways(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("inline")
-@pytest.mark.parametrize("changes", [{}, {"participation": {"per_node": 2, "fraction": 0.6}}])
+@pytest.mark.parametrize(
+    "changes", [pytest.param({}, marks=pytest.mark.slow), {"participation": {"per_node": 2, "fraction": 0.6}}]
+)
 def test_a_run_cut_off_in_its_last_round_ends_the_same(tmp_path: Path, changes: dict[str, Any]) -> None:
     """Cut off after a client had renewed its memory and before its upload was kept."""
     folder, whole = run_of(tmp_path, "scaffold", **changes)
