@@ -11,6 +11,7 @@ from typing import Any
 from kept_parts import ROOT
 from result_tables import table
 
+from fedsim.report.sweep_matrix import Matrix, matrix_of
 from fedsim.report.sweep_numbers import calibrations, heading, shown, used
 
 SWEEPS = {
@@ -80,5 +81,12 @@ def section(name: str, title: str, note: str) -> str:
     )
     origin = f"{command} · commit {', '.join(commits)} · {'; '.join(machines)}"
     failed = [f"Failed: {one}." for one in kept["failed"]]
+    seen = [] if (found := matrix_of(lines)) is None else [_matrix(found), "All numbers:"]
     told = [f"Calibrated thresholds: {'; '.join(found)}."] if (found := calibrations(lines)) else []
-    return "\n\n".join([f"## {title}", note, table(header, rows), *told, *failed, origin]) + "\n"
+    return "\n\n".join([f"## {title}", note, *seen, table(header, rows), *told, *failed, origin]) + "\n"
+
+
+def _matrix(found: Matrix) -> str:
+    """Lift of each attacker under each defence; the cost of the defence where nobody attacks."""
+    rows = [[row, *(place.text for place in places)] for row, places in found.rows]
+    return "Lift in points:\n\n" + table(["attackers", *found.columns], rows)

@@ -1,4 +1,4 @@
-"""The page of a sweep: one table of means and intervals over seeds, and pictures of what the attackers sent."""
+"""The page of a sweep: attackers against defences, all means and intervals over seeds, pictures of what was sent."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from fedsim.data.trigger import Trigger
 from fedsim.federated.attackers import TRIGGER
 from fedsim.report.html import png
 from fedsim.report.sweep_cells import Cell
+from fedsim.report.sweep_matrix import matrix_of
 from fedsim.report.sweep_numbers import calibrations, heading, shown, table_of, used
 from fedsim.runs import write_atomic
 
@@ -28,7 +29,7 @@ def write_sweep(target: Path, name: str, cells: Sequence[Cell], failures: Sequen
     titles = {one: heading(one, lines) for one in used(lines)}
     shown = {"name": name, "lines": lines, "titles": titles, "failures": failures, "pictures": pictures(cells)}
     many = {"columns": any(cell.column for cell in cells), "seeds": max((line["seeds"] for line in lines), default=0)}
-    many |= {"calibrations": calibrations(lines)}
+    many |= {"calibrations": calibrations(lines), "matrix": matrix_of(lines)}
     write_atomic(target, _environment().get_template("sweep.html.j2").render(**shown, **many))
 
 
