@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from fedsim.report.html import write_report
 from fedsim.report.table import model_label
 from fedsim.runs import RunDirectory, manifest
 from fedsim.schema import Experiment, FederatedRun
-from fedsim.sibling_uploads import share
+from fedsim.sibling_uploads import answers, copy
 from fedsim.simulation import simulate
 from fedsim.types import RunFailed, UserError
 from fedsim.workload import settled
@@ -60,10 +61,12 @@ def execute(
             _finish(run, parts, terminal)
             return run.path
         facts = manifest(config, config.compute.device, list(argv)) | inputs
-        if taken := share(run, config, facts, siblings):
-            terminal.say(f"{sum(taken.values())} answers of clients are taken over from {', '.join(taken)}")
-            facts |= {"answers_of": taken}
+        if taken := answers(run, config, facts, siblings):
+            counts = Counter(one.run for one in taken)
+            terminal.say(f"{len(taken)} answers of clients are taken over from {', '.join(counts)}")
+            facts |= {"answers_of": dict(counts)}
         facts = _begin(run, facts, terminal)
+        copy(taken)
         parts.split.save(run.path / "split.npz")
         run.write_json("result", _work(run, parts, terminal, facts, chosen, clean))
         _finish(run, parts, terminal)

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from fedsim import backdoors
 from fedsim.config import parse_yaml, read, to_yaml
 from fedsim.experiment import execute
 from fedsim.federated import client
 from fedsim.runs import RunDirectory
 from fedsim.schema import FederatedRun, resolve
-from fedsim.sibling_uploads import share
+from fedsim.sibling_uploads import answers, copy
 from tests.reference.tiny_run import TINY, InlineGrid
 
 NAIVE = {"attackers": [{"name": "naive", "clients": [1], "size": 2}]}
+DOORPING = {"attackers": [{"name": "doorping", "clients": [1], "size": 2, "iterations": 2}]}
 CLIPPED = {"defenses": [{"name": "robust_aggregation", "rule": "norm_clip"}]}
 HARMLESS = {"defenses": [{"name": "upload_checks", "threshold": 1e9}]}
 
 
 @pytest.fixture(autouse=True)
 def inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedsim.federated.engines.local.LocalGrid", InlineGrid)
+    prepare(monkeypatch)
+
+
+def prepare(patch: pytest.MonkeyPatch) -> None:
+    """Whole runs in this process, from a checkout without changes of its own."""
+    patch.setattr("fedsim.federated.engines.local.LocalGrid", InlineGrid)
+    patch.setattr("fedsim.runs._git", lambda: {"commit": "0" * 40, "dirty": False})
 
 
 @pytest.fixture
@@ -46,7 +56,7 @@ def tiny(**changes: Any) -> Any:
 
 
 def told(run: Path) -> dict[str, Any]:
-    return {name: RunDirectory(run).read_json("result")[name] for name in ("model_sha256", "accuracy")}
+    return {name: RunDirectory(run).read_json("result").get(name) for name in ("model_sha256", "accuracy", "backdoor")}
 
 
 ALONE = {"without_attackers": False, "upload_real_subset": False}
@@ -61,7 +71,7 @@ CASES = [
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fedsim.federated.engines.local.LocalGrid", InlineGrid)
+        prepare(patch)
         return execute(tiny(controls=ALONE), tmp_path_factory.mktemp("sweep"))
 
 
@@ -77,6 +87,58 @@ def test_shared_answers_change_no_number(
     assert told(run) == told(execute(config, tmp_path / "alone"))
 
 
+OTHER_SERVER = {(0, 2): 1, (1, 2): 1}
+STATEFUL = {
+    "algorithm": {
+        "name": "scaffold",
+        "local": {
+            "epochs": 1,
+            "lr": 0.1,
+            "batch_size": 64,
+            "momentum": 0.0,
+            "weight_decay": 0.0,
+            "schedule": "constant",
+        },
+    },
+    "method": None,
+    "server": None,
+}
+PAIRS = [
+    pytest.param(DOORPING, DOORPING | CLIPPED, OTHER_SERVER, id="a trigger made in each round"),
+    pytest.param(STATEFUL, STATEFUL | NAIVE, {(1, 1): 1, **OTHER_SERVER}, id="clients that remember"),
+]
+
+
+@pytest.mark.parametrize(("first", "second", "again"), PAIRS)
+def test_answers_to_another_server_are_not_used(
+    first: dict[str, Any], second: dict[str, Any], again: dict[tuple[int, int], int], worked: Counter[tuple[int, int]],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    sibling = execute(tiny(controls=ALONE, **first), tmp_path / "shared")
+    worked.clear()
+    config = tiny(controls=ALONE, **second)
+    run = execute(config, tmp_path / "shared", siblings=[sibling])
+    assert worked == again
+    assert told(run) == told(execute(config, tmp_path / "alone"))
+
+
+def test_of_a_client_that_fails_nothing_is_left_of_what_was_offered(tmp_path: Path) -> None:
+    """Its last trigger is its own of round 1, not the other run's of round 2, which was offered."""
+    sibling = execute(tiny(controls=ALONE, **DOORPING), tmp_path / "shared")
+    run, config, facts = begun(sibling, tmp_path / "failing", **CLIPPED)
+    copy(answers(run, config, facts, [sibling]))
+    rounds = run.path / "clients/client_0001"
+    assert [path.name for path in sorted(rounds.glob("round_002/offered/*"))] == [
+        "trigger.safetensors",
+        "upload.safetensors",
+    ]
+    assert backdoors.left(run, 2) == []
+    node: Any = SimpleNamespace(forget=False, folder=lambda _, number: rounds / f"round_{number:03d}")
+    other: Any = SimpleNamespace(round=2, sha256="another question")
+    assert client.kept(node, 1, other, (1,)) is None
+    assert not list(rounds.glob("round_002/*.safetensors"))
+
+
 def begun(clean: Path, out: Path, **changes: Any) -> tuple[RunDirectory, Any, dict[str, Any]]:
     """A run beside the clean one that has not begun, its settings, and the facts of the clean one."""
     config = resolve(FederatedRun, read(clean / "config.yaml") | changes)
@@ -89,20 +151,31 @@ OTHERWISE: list[dict[str, Any]] = [{"seed": 1}, {"server": {"epochs": 2}}, {"rou
 @pytest.mark.parametrize("changes", OTHERWISE)
 def test_nothing_is_shared_under_other_settings(changes: dict[str, Any], clean: Path, tmp_path: Path) -> None:
     run, config, facts = begun(clean, tmp_path, **changes)
-    assert share(run, config, facts, [clean]) == {}
+    assert answers(run, config, facts, [clean]) == []
 
 
 @pytest.mark.parametrize("name", ["git", "versions", "data", "own_code", "device"])
 def test_nothing_is_shared_with_a_run_made_otherwise(name: str, clean: Path, tmp_path: Path) -> None:
     run, config, facts = begun(clean, tmp_path, **HARMLESS)
-    assert share(run, config, facts | {name: "other"}, [clean]) == {}
-    assert share(run, config, facts, [clean]) == {clean.name: 4}
+    assert answers(run, config, facts | {name: {"other": 1}}, [clean]) == []
+    assert len(answers(run, config, facts, [clean])) == 4
+
+
+def test_nothing_is_shared_from_a_checkout_with_changes(clean: Path, tmp_path: Path) -> None:
+    run, config, facts = begun(clean, tmp_path, **HARMLESS)
+    changed = {"git": {"commit": "0" * 40, "dirty": True}}
+    assert answers(run, config, facts | changed, [clean]) == []
+    sibling = tmp_path / clean.name
+    shutil.copytree(clean, sibling)
+    told = {"sessions": [*facts["sessions"], facts["sessions"][0] | changed]}  # resumed under other code
+    (sibling / "manifest.json").write_text(json.dumps(facts | told))
+    assert answers(run, config, facts, [sibling]) == []
 
 
 def test_a_run_that_has_begun_is_left_alone(clean: Path, tmp_path: Path) -> None:
     run, config, facts = begun(clean, tmp_path, **HARMLESS)
     (run.path / "clients/client_0000").mkdir(parents=True)
-    assert share(run, config, facts, [clean]) == {}
+    assert answers(run, config, facts, [clean]) == []
 
 
 def test_only_a_whole_answer_is_copied(clean: Path, tmp_path: Path) -> None:
@@ -110,8 +183,12 @@ def test_only_a_whole_answer_is_copied(clean: Path, tmp_path: Path) -> None:
     shutil.copytree(clean, sibling)
     (sibling / "clients/client_0001/round_001/upload.safetensors").unlink()
     run, config, facts = begun(sibling, tmp_path, **HARMLESS)
-    assert share(run, config, facts, [sibling]) == {sibling.name: 3}
-    assert not (run.path / "clients/client_0001/round_001").exists()
+    copy(answers(run, config, facts, [sibling]))
+    found = sorted(
+        path.parent.parent.parent.name + path.parent.parent.name
+        for path in run.path.glob("clients/*/*/offered/upload*")
+    )
+    assert found == ["client_0000round_001", "client_0000round_002", "client_0001round_002"]
 
 
 def test_releases_under_privacy_are_not_shared(clean: Path, tmp_path: Path) -> None:
@@ -121,4 +198,4 @@ def test_releases_under_privacy_are_not_shared(clean: Path, tmp_path: Path) -> N
     shutil.copytree(clean, tmp_path / clean.name)
     run, config, facts = begun(clean, tmp_path, privacy=privacy, method=method)
     (tmp_path / clean.name / "config.yaml").write_text(to_yaml(config))
-    assert share(run, config, facts, [tmp_path / clean.name]) == {}
+    assert answers(run, config, facts, [tmp_path / clean.name]) == []

@@ -21,7 +21,7 @@ from flwr.app import RecordDict
 from fedsim.data.canaries import Planted
 from fedsim.data.images import Images
 from fedsim.data.synthetic import SyntheticSet
-from fedsim.federated.attackers import Attacker
+from fedsim.federated.attackers import TRIGGER, Attacker
 from fedsim.federated.base import Algorithm, Broadcast, ClientView, Setting, Upload
 from fedsim.federated.faults import Fault, before_work, tamper
 from fedsim.federated.messages import write_stop, write_upload
@@ -31,7 +31,9 @@ from fedsim.runs import load_tensors, save_tensors
 from fedsim.seeding import Streams
 from fedsim.types import Params, UserError
 
-MEMORY = "memory.safetensors"
+MEMORY, UPLOAD = "memory.safetensors", "upload.safetensors"
+OFFERED = "offered"
+"""Folder, in that of a round, of an answer made elsewhere: it is the client's own once it is asked just that."""
 
 
 @dataclass(frozen=True)
@@ -169,19 +171,30 @@ def keep(node: Node, upload: Upload, broadcast: Broadcast, together: Sequence[in
     if upload.synthetic is not None:
         tensors |= upload.synthetic.tensors()
         meta |= {"provenance": upload.synthetic.provenance, "formation": upload.synthetic.formation}
-    save_tensors(folder / "upload.safetensors", tensors, meta)
+    save_tensors(folder / UPLOAD, tensors, meta)
     (folder / "condensation.safetensors").unlink(missing_ok=True)
 
 
 def kept(node: Node, client: int, broadcast: Broadcast, together: Sequence[int]) -> Upload | None:
-    """The upload kept for this round, if it answered the same weights in the same company."""
+    """The upload kept for this round, if it answered the same weights in the same company.
+
+    An answer to something else goes, and with it what was remembered of it and an attacker's trigger: a client that
+    then fails was not there in this round.
+    """
     folder = node.folder(client, broadcast.round)
     if folder is not None and node.forget:
         _forget(folder.parent, broadcast.round)
-    if folder is None or not (folder / "upload.safetensors").is_file():
+    if folder is None:
         return None
-    tensors, meta = load_tensors(folder / "upload.safetensors")
-    if meta.get("asked") != broadcast.sha256 or meta.get("together") != list(together):
+    _take_offered(folder, broadcast)
+    if not (folder / UPLOAD).is_file():
+        return None
+    tensors, meta = load_tensors(folder / UPLOAD)
+    if meta.get("asked") != broadcast.sha256:
+        for name in (UPLOAD, MEMORY, TRIGGER):
+            (folder / name).unlink(missing_ok=True)
+        return None
+    if meta.get("together") != list(together):
         return None
     weights = {name.removeprefix("weights."): value for name, value in tensors.items() if name.startswith("weights.")}
     synthetic, normalise = None, node.setting.normalise
@@ -195,6 +208,16 @@ def kept(node: Node, client: int, broadcast: Broadcast, together: Sequence[int])
     return Upload(client, broadcast.round, meta["examples"], synthetic, weights or None, losses)
 
 
+def _take_offered(folder: Path, broadcast: Broadcast) -> None:
+    """Make an answer offered for this round the client's own if it answers this broadcast; its upload comes last."""
+    offered = folder / OFFERED
+    if (folder / UPLOAD).is_file() or not (offered / UPLOAD).is_file():
+        return
+    if load_tensors(offered / UPLOAD)[1].get("asked") == broadcast.sha256:
+        for file in sorted(offered.glob("*.safetensors"), key=lambda path: path.name == UPLOAD):
+            file.replace(folder / file.name)
+
+
 def _forget(folder: Path, before: int) -> None:
     """Drop a client's folders of the rounds before this one, but its last two memories.
 
@@ -203,6 +226,6 @@ def _forget(folder: Path, before: int) -> None:
     needed = _remembered(folder, before)[-2:]
     for old in folder.glob("round_*"):
         if old in needed:
-            (old / "upload.safetensors").unlink(missing_ok=True)
+            (old / UPLOAD).unlink(missing_ok=True)
         elif int(old.name.removeprefix("round_")) < before:
             shutil.rmtree(old)

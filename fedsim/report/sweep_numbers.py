@@ -78,7 +78,7 @@ def facts(cell: Cell, cells: Sequence[Cell], folder: Path) -> dict[str, Any]:
     """Where a run lies below the sweep's folder, what made it, and the numbers of the table."""
     made = json.loads((cell.path / "manifest.json").read_text())
     found = {"row": cell.row, "column": cell.column, "seed": cell.seed, "run": str(cell.path.relative_to(folder))}
-    found |= {name: made.get(name) for name in ("git", "device", "processor", "cores", "versions")}
+    found |= {name: made.get(name) for name in ("git", "device", "processor", "cores", "versions", "answers_of")}
     return found | {name: look(cell, cells) for name, look in NUMBERS.items()}
 
 
