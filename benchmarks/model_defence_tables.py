@@ -42,6 +42,11 @@ def flagged(scores: Sequence[float], clean: Sequence[float]) -> int:
     return sum(score > limit(clean, seed) for seed, score in enumerate(scores))
 
 
+def counted(scores: Sequence[float], clean: Sequence[float]) -> str:
+    """How many of the seeds are flagged: they share a threshold, so that no binomial interval holds; one seed has none."""
+    return f"{flagged(scores, clean)}/{len(scores)}" if len(clean) > 1 else ""
+
+
 def above(attacked: Sequence[float], clean: Sequence[float]) -> int:
     """Seeds in which the attacked model scores above the clean one of the same seed."""
     return sum(mine > theirs for mine, theirs in zip(attacked, clean, strict=True))
@@ -60,24 +65,14 @@ def cleansed(parts: list[Part]) -> list[list[str]]:
     for score, name in SCORES.items():
         found = by_attack(parts, lambda row, score=score: row["cleanse"][score])
         for attack, values in found.items():
+            start = [attack, over(lifts[attack]) if attack != "clean" else "", name, f"{np.median(values):.2f}"]
             if attack == "clean":
-                rows.append(
-                    [
-                        attack,
-                        "",
-                        name,
-                        f"{np.median(values):.2f}",
-                        "",
-                        "",
-                        "",
-                        share(flagged(values, values), len(values)),
-                    ]
-                )
+                rows.append([*start, "", "", "", ""])
                 continue
             area = auc(np.array(values), np.array(found["clean"]))
             rows.append([
-                attack, over(lifts[attack]), name, f"{np.median(values):.2f}", f"{area:.2f}", share(above(values, found["clean"]), len(values)),
-                f"{sum(targets[attack])}/{len(values)}", share(flagged(values, found["clean"]), len(values)),
+                *start, f"{area:.2f}", share(above(values, found["clean"]), len(values)),
+                f"{sum(targets[attack])}/{len(values)}", counted(values, found["clean"]),
             ])  # fmt: skip
     return rows
 
@@ -132,8 +127,8 @@ def models_note() -> str:
     return (
         "FedDM, two rounds, one client of five (MNIST: ten) with a white square; its model after the last round. Neural Cleanse and STRIP are "
         "given the server's clean held-out images. Neural Cleanse: the threshold is the largest score of the runs without an attacker of "
-        "the other seeds, so that of n clean models one is above it by construction: a rate of 1/n, and no less can be asked of n. `flagged` "
-        "of the clean row is of models that nobody attacked. AUROC: attacked models against clean ones of all seeds; `above its twin`: seeds in "
+        "the other seeds, the smallest rate (1/n) that n seeds allow; one of n clean models is above it by construction, so that their cell is empty. "
+        "`flagged`: attacked models above it, a count without an interval, since nearly all seeds share the one maximum; two seeds at least. AUROC: attacked models against clean ones of all seeds; `above its twin`: seeds in "
         "which the attacked model scores above the clean one of that seed (Clopper-Pearson; ½ where nothing is seen). `target named`: seeds in which the smallest stamp is that of the target. STRIP: test images, threshold at 5 % of held-out "
         "images on the clean model of the same seed; AUROC: mean over seeds (least to largest), below ½ where stamped images have the larger "
         "entropy; shares pool seeds, whose images are not independent, so that their intervals are too short. The clean model's row is "
@@ -143,7 +138,7 @@ def models_note() -> str:
 
 def models(parts: list[Part]) -> list[str]:
     """Both tables of the first section."""
-    first = ["attack", "lift %", "score", "median", "AUROC", "above its twin %", "target named", "flagged %"]
+    first = ["attack", "lift %", "score", "median", "AUROC", "above its twin %", "target named", "flagged"]
     second = ["attack", "AUROC of stamped images", "stamped above %", "clean above %"]
     return ["Neural Cleanse:", table(first, cleansed(parts)), "STRIP:", table(second, stripped(parts))]
 

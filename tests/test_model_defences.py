@@ -61,11 +61,19 @@ def test_tables_of_models() -> None:
     assert naive[4] == "0.78"  # 7 of 9 pairs
     assert naive[5].startswith("2/3, 67 [")
     assert naive[6] == "3/3"
-    assert naive[7].startswith("2/3, 67 [")
-    assert clean[7].startswith("1/3, 33 [")
+    assert naive[7] == "2/3"
+    assert clean[4:] == [""] * 4  # one of n by construction
     (_, first), (_, second) = ((row[0], row[2]) for row in tables.stripped(parts))
     assert first == second
     assert first.startswith("9/30, 30 [")
+
+
+def test_one_seed_has_no_threshold() -> None:
+    """The section is made nevertheless."""
+    clean, naive = tables.cleansed([part(1.0, 5.0)])[:2]
+    assert (clean[7], naive[7]) == ("", "")
+    assert tables.cleansed([part(1.0, 5.0), part(2.0, 0.5)])[1][7] == "1/2"
+    assert len(tables.models([part(1.0, 5.0)])) == 4
 
 
 def test_what_is_not_run_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
