@@ -24,13 +24,6 @@ def share(hits: int, n: int) -> str:
     return f"{hits}/{n}, {100 * found.value:.0f} [{100 * found.low:.0f}, {100 * found.high:.0f}]"
 
 
-def over(points: Sequence[float]) -> str:
-    """Mean in percent with the t interval over seeds; of two, which say nothing of a spread, the least and the largest."""
-    if len(points) != 2:
-        return interval(points)
-    return f"{percent(sum(points) / 2)} ({percent(min(points))} to {percent(max(points))})"
-
-
 def limit(clean: Sequence[float], leaving: int) -> float:
     """Threshold from the runs without an attacker of the other seeds, at the smallest rate that they allow."""
     others = np.delete(np.array(clean), leaving)
@@ -65,7 +58,7 @@ def cleansed(parts: list[Part]) -> list[list[str]]:
     for score, name in SCORES.items():
         found = by_attack(parts, lambda row, score=score: row["cleanse"][score])
         for attack, values in found.items():
-            start = [attack, over(lifts[attack]) if attack != "clean" else "", name, f"{np.median(values):.2f}"]
+            start = [attack, interval(lifts[attack]) if attack != "clean" else "", name, f"{np.median(values):.2f}"]
             if attack == "clean":
                 rows.append([*start, "", "", "", ""])
                 continue
@@ -96,7 +89,7 @@ def noised(parts: list[Part]) -> list[list[str]]:
         found = [part["rows"][place] for part in parts]
         name = "none" if first["epsilon"] is None else f"{first['epsilon']:g}"
         keys = ("accuracy_clean", "accuracy", "asr", "asr_random_patch", "asr_clean", "lift")
-        rows.append([name, str(len(found)), *(over([one[key] for one in found]) for key in keys)])
+        rows.append([name, str(len(found)), *(interval([one[key] for one in found]) for key in keys)])
     return rows
 
 
@@ -109,7 +102,7 @@ def pruned(parts: list[Part]) -> list[list[str]]:
         rows.append([
             percent(first["keep"]), share(sum(one["identified"] for one in found), of),
             share(sum(one["chance"] for one in found), of), share(sum(one["labels"] for one in found), of),
-            f"{np.median([one['mse'] for one in found]):.2g}", over([one["accuracy"] for one in found]),
+            f"{np.median([one['mse'] for one in found]):.2g}", interval([one["accuracy"] for one in found]),
         ])  # fmt: skip
     return rows
 
@@ -149,8 +142,7 @@ def model_defences() -> list[str]:
         "One round of FedDM with `naive` in one client's place; clients give out noisy sums (`privacy: features`, δ = 1e-5, seeded noise: a "
         "simulation). The attackers that craft or optimise are refused there: they would have to leave the protocol, which is what "
         "privacy presumes that nobody does. It is no defence against a client that does; this shows what the noise that all bear does to "
-        "one that keeps to it. A model that takes everything for the target has a lift, too: read it beside `random patch` and the accuracy. "
-        "Intervals over seeds; of two seeds the least and the largest."
+        "one that keeps to it. A model that takes everything for the target has a lift, too: read it beside `random patch` and the accuracy."
     )
     cut = (
         "iDLG on one record's gradient (LeNet with sigmoids, U(−0.5, 0.5), a new network each), of which the largest entries of each tensor "

@@ -13,7 +13,7 @@ from ticket_cases import KINDS
 from ticket_likeness import PAIRS
 
 from fedsim import api
-from fedsim.training.intervals import mean_ci, wilson
+from fedsim.training.intervals import wilson
 
 Part = dict[str, Any]
 NAMES = {"real": "real", "dm1": "dm, 1 per class", "dm10": "dm, 10 per class"}
@@ -53,8 +53,7 @@ def _others(data: str, target: int) -> int:
 
 def number(points: Sequence[float]) -> str:
     """Mean and 95% t interval, two decimals."""
-    mean, ci = mean_ci(points)
-    return f"{mean:.2f}" if ci is None else f"{mean:.2f} [{ci[0]:.2f}, {ci[1]:.2f}]"
+    return interval(points, "{:.2f}".format)
 
 
 def corrected(part: Part, pair: str, mask: str) -> float:

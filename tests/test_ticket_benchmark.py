@@ -177,7 +177,7 @@ def test_seeds_that_agree_on_a_success_are_as_sure_as_their_images(bench: Bench)
     assert ticket_tables.share(parts, [{"asr": 0.0, "images": 10}, {"asr": 0.0, "images": 20}]).endswith(
         f"{100 * high:.2f}]"
     )
-    assert ticket_tables.share(parts, [{"asr": 0.2}, {"asr": 0.4}]).startswith("30.00 [")
+    assert ticket_tables.share(parts, [{"asr": 0.2}, {"asr": 0.4}]) == "30.00 (20.00 to 40.00)"
 
 
 def test_the_trigger_is_the_librarys_and_the_numbers_are_those_of_stamping_by_hand(bench: Bench):
