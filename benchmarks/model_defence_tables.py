@@ -141,8 +141,10 @@ def model_defences() -> list[str]:
     noise = (
         "One round of FedDM with `naive` in one client's place; clients give out noisy sums (`privacy: features`, δ = 1e-5, seeded noise: a "
         "simulation). The attackers that craft or optimise are refused there: they would have to leave the protocol, which is what "
-        "privacy presumes that nobody does. It is no defence against a client that does; this shows what the noise that all bear does to "
-        "one that keeps to it. A model that takes everything for the target has a lift, too: read it beside `random patch` and the accuracy."
+        "privacy presumes that nobody does. It is no defence against a client that does; this shows what is left of "
+        "one that keeps to it. Noise is not the only thing that changes: the row without privacy is plain `dm`; the others also clip "
+        "features around a public centre, divide by noisy counts (κ in each record's vector), weigh images by these and leave classes of few "
+        "records out. A model that takes everything for the target has a lift, too: read it beside `random patch` and the accuracy."
     )
     cut = (
         "iDLG on one record's gradient (LeNet with sigmoids, U(−0.5, 0.5), a new network each), of which the largest entries of each tensor "
