@@ -5,7 +5,7 @@ from __future__ import annotations
 from central_cases import ATTACKS, NAMES, Case, cases, kept_parts
 from central_settings import FORMS, METHODS
 from central_words import PAPER, TRIED, setting
-from result_tables import FEWEST, interval, spread, table
+from result_tables import FEWEST, interval, revisions, spread, table
 
 
 def row(case: Case, attack: str, victim: str) -> list[str]:
@@ -102,6 +102,6 @@ def central() -> list[str]:
         "success %", "free success %", "random trigger %", "lift, points", "lift of each seed", "levels", "carried",
     ]  # fmt: skip
     listed = "\n".join(f"- {line}" for case in found for line in verdicts(case))
-    commits = ", ".join(sorted({one["source"]["commit"][:10] for case in found for one in case.seeds}))
+    commits = revisions(source for case in found for one in case.seeds for source in one["sources"])
     parts = [title, setting(found), table(header, rows(found)), listed, PAPER, absent(found), TRIED, f"{command} · commit {commits}"]  # fmt: skip
     return ["\n\n".join(parts) + "\n"]

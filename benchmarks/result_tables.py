@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -210,9 +210,17 @@ def architectures(title: str, group: str, note: str) -> str:
     return "\n\n".join([f"## {title}", note, lines, source(group, found)]) + "\n"
 
 
+def revisions(found: Iterable[Mapping[str, Any] | None]) -> str:
+    """Commits of kept parts; `+ changes` where a checkout had some that were not committed, `unknown` where git was not there."""
+    every = [one or {} for one in found]
+    return ", ".join(sorted({
+        (one.get("commit") or "unknown")[:10] + (" + changes" if one.get("dirty") else "") for one in every
+    }))  # fmt: skip
+
+
 def source(group: str, found: dict[str, dict[str, Any]]) -> str:
     """Command, commits and machine behind a table."""
     first = next(iter(found.values()))["manifest"]
-    commits = sorted({cell["manifest"]["git"]["commit"][:10] for cell in found.values() if cell["manifest"]["git"]})
+    commits = revisions(cell["manifest"]["git"] for cell in found.values() if cell["manifest"]["git"])
     machine = f"{first['cores']} cores, {first['processor']}, {first['device']}, torch {first['versions']['torch']}"
-    return f"`python benchmarks/cells.py {group}` · commit {', '.join(commits)} · {machine}"
+    return f"`python benchmarks/cells.py {group}` · commit {commits} · {machine}"

@@ -124,7 +124,7 @@ def page() -> str:
     return "\n".join([
         "# Results\n\nMade by `python benchmarks/tables.py` from the cells kept under `benchmarks/results/`; intervals are 95%, "
         "over seeds unless it says otherwise; of fewer than three seeds there is none (in parentheses: the least and the largest), nor "
-        "where all seeds agree. `upload_real_subset` is the control: the same rounds with random real images "
+        "where all seeds agree. `+ changes` after a commit: the checkout held files that were not committed, kept results among them. `upload_real_subset` is the control: the same rounds with random real images "
         "uploaded, as many per client and class.\n",
         *federations(),
         *comparisons(),

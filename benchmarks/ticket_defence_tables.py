@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from kept_parts import kept
+from kept_parts import alike, kept
 from result_tables import interval, percent, table
 from scipy.stats import binom
 from ticket_cases import KINDS
@@ -44,7 +44,7 @@ def defences(data: str) -> str:
     for part in parts:
         for cell in part["cells"]:
             cells[part["kind"], cell["partition"], cell["start"], cell["attack"]].append(cell)
-    used: dict[str, Any] = parts[0]["filter"]
+    used = alike(title, [part["filter"] for part in parts])
     header = ["set", "partition", "start", "attack", "n"]
     header += [f"{name}: {what}" for name in SCORES.values() for what in ("AUROC", "found", "false")]
     rows = [

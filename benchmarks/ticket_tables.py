@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from kept_parts import kept
-from result_tables import interval, percent, table
+from result_tables import interval, percent, revisions, table
 from ticket_cases import KINDS
 from ticket_likeness import PAIRS
 
@@ -25,7 +25,7 @@ def section(title: str, note: str, data: str, words: str, parts: Sequence[Part],
     command = f"`python benchmarks/tickets.py --data {data} --parts {words}`"
     if not parts:
         return f"## {title}\n\n{note}\n\nNot run yet: {command}.\n"
-    commits = ", ".join(sorted({one["source"]["commit"][:10] for one in parts}))
+    commits = revisions(one["source"] for one in parts)
     machine = f"{parts[0]['source']['device']}, torch {parts[0]['source']['torch']}"
     return "\n\n".join([f"## {title}", note, *body, f"{command} · commit {commits} · {machine}"]) + "\n"
 

@@ -192,6 +192,16 @@ def test_verdicts_are_read_off_the_parts() -> None:
     assert central_tables.judged([1.0, 1.0, 1.0]) == "no interval, since all seeds agree"
 
 
+def test_seeds_of_one_case_are_of_one_setting() -> None:
+    moved = [(0, kept(0.1)), (0, kept(0.2, "naive")), (1, kept(0.1, victim=["alexnet"], models={"alexnet": {}}))]
+    (case,) = central_cases.cases(moved)
+    assert [set(one) - {"asked", "sources"} for one in case.seeds] == [{"doorping", "naive"}, {"doorping"}]
+    assert [len(one["sources"]) for one in case.seeds] == [2, 1]
+    for odd in ({"epochs": 3}, {"networks": 1, "epochs": 3}):
+        with pytest.raises(UserError, match=rf"mnist dm box 120 .*different settings \({', '.join(sorted(odd))}\)"):
+            central_cases.cases([(0, kept(0.1)), (1, kept(0.1, **odd))])
+
+
 def test_what_was_not_run_and_how_often_a_trigger_is_updated_is_read_off_too() -> None:
     few = kept(0.1)
     few["asked"]["method"]["iterations"] = 40

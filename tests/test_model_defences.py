@@ -18,7 +18,6 @@ from kept_parts import keep
 from model_defence_runs import private, raw_run
 from model_defences import asked
 from pruned_gradients import accuracy_of, attacked
-from result_tables import interval
 
 from fedsim.schema import FederatedRun, resolve
 from fedsim.types import UserError
@@ -44,15 +43,6 @@ def test_a_threshold_leaves_its_seed_out() -> None:
     assert [tables.limit(clean, seed) for seed in range(4)] == [9.0, 9.0, 9.0, 3.0]
     assert tables.flagged(clean, clean) == 1  # the largest of all is above the others, by construction
     assert tables.flagged([9.5, 9.5, 1.0, 4.0], clean) == 3
-
-
-def test_no_interval_of_fewer_than_three_seeds_nor_of_seeds_that_agree() -> None:
-    assert interval([0.5]) == "50.00"
-    assert interval([0.5, 0.1]) == "30.00 (10.00 to 50.00)"
-    assert interval([0.1, 0.1]) == interval([0.1, 0.1, 0.1]) == "10.00 (all equal)"
-    assert interval([0.1 + 0.2, 0.3, 0.3]) == "30.00 (all equal)"  # to rounding
-    assert interval([0.1, 0.2, 0.3]) == "20.00 [-4.84, 44.84]"
-    assert interval([1.0, 2.0], "{:.1f}".format) == "1.5 (1.0 to 2.0)"
 
 
 def test_twins_are_of_one_seed() -> None:
