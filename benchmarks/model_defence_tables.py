@@ -100,8 +100,7 @@ def pruned(parts: list[Part]) -> list[list[str]]:
         found = [part["rows"][place] for part in parts]
         of = sum(one["records"] for one in found)
         rows.append([
-            percent(first["keep"]), share(sum(one["identified"] for one in found), of),
-            share(sum(one["chance"] for one in found), of), share(sum(one["labels"] for one in found), of),
+            percent(first["keep"]), *(f"{sum(one[name] for one in found)}/{of}" for name in ("identified", "chance", "labels")),
             f"{np.median([one['mse'] for one in found]):.2g}", interval([one["accuracy"] for one in found]),
         ])  # fmt: skip
     return rows
@@ -147,8 +146,10 @@ def model_defences() -> list[str]:
         "records out. A model that takes everything for the target has a lift, too: read it beside `random patch` and the accuracy."
     )
     cut = (
-        "iDLG on one record's gradient (LeNet with sigmoids, U(−0.5, 0.5), a new network each), of which the largest entries of each tensor "
-        "are sent; identified among the other records of its class. `chance`: another gradient's reconstruction. The attacker matches the pruned "
+        "iDLG on one record's gradient (LeNet with sigmoids, U(−0.5, 0.5)), of which the largest entries of each tensor "
+        "are sent; identified among the other records of its class. "
+        "Each record of a seed has a network of its own, but every seed has the same ten networks, with other records: counts over seeds are not "
+        "of independent cases and have no interval. `chance`: another gradient's reconstruction. The attacker matches the pruned "
         "gradient with whole ones and is not adaptive. Accuracy: FedSGD of a ConvNet, five clients, 200 steps, what is dropped is not sent later."
     )
     noised_header = [
@@ -161,7 +162,7 @@ def model_defences() -> list[str]:
         "without attackers %",
         "lift %",
     ]
-    cut_header = ["kept %", "identified %", "chance %", "labels right %", "median MSE", "accuracy %"]
+    cut_header = ["kept %", "identified", "chance", "labels right", "median MSE", "accuracy %"]
     found = []
     for data in ("digits", "mnist"):
         found += [

@@ -63,6 +63,12 @@ def test_tables_of_models() -> None:
     assert first.startswith("9/30, 30 [")
 
 
+def test_pruned_counts_have_no_interval_over_seeds_of_the_same_networks() -> None:
+    row = {"keep": 0.1, "records": 10, "identified": 3, "chance": 1, "labels": 9, "mse": 0.5, "accuracy": 0.9}
+    found = tables.pruned([{"rows": [row]}, {"rows": [row | {"identified": 1, "accuracy": 0.8}]}])
+    assert found == [["10.00", "4/20", "2/20", "18/20", "0.5", "85.00 (80.00 to 90.00)"]]
+
+
 def test_one_seed_has_no_threshold() -> None:
     """The section is made nevertheless."""
     clean, naive = tables.cleansed([part(1.0, 5.0)])[:2]
