@@ -154,8 +154,8 @@ def test_the_answer_is_made_of_the_cells() -> None:
     }  # fmt: skip
     text = tables.answer(cells, 3.5)
     tenth = (
-        "a tenth poisoned **no from the first weights, yes from the trained weights** (AUROC 0.57 from the first weights, "
-        "1.00 from the trained weights; left out 5 of 10 times)"
+        "a tenth poisoned **no from the first weights, yes from the trained weights** (AUROC 0.57 from the first "
+        "weights, 1.00 from the trained weights; left out 5 of 10 times)"
     )
     assert tenth in text
     assert "half poisoned **unlike the others** (AUROC 1.00 from the first weights, 1.00" in text
