@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from result_tables import table
+from result_tables import revisions, table
 
 from fedsim.report.numbers import axis_percent, short
 from fedsim.report.plots import HEIGHT, WIDTH, Axis, Series, line_chart
@@ -124,10 +124,10 @@ def _settings(found: Sequence[dict[str, Any]]) -> str:
 
 
 def _machine(command: str, found: Sequence[dict[str, Any]]) -> str:
-    commits = sorted({str(one["git"]["commit"])[:10] for one in found if "git" in one})
+    commits = revisions(one["git"] for one in found if "git" in one)
     devices = sorted({one["machine"]["device"] for one in found if "machine" in one})
     versions = sorted({one["versions"]["torch"] for one in found if "versions" in one})
-    return f"`{command}` · commit {', '.join(commits)} · {', '.join(devices)} · torch {', '.join(versions)}"
+    return f"`{command}` · commit {commits} · {', '.join(devices)} · torch {', '.join(versions)}"
 
 
 def leakage() -> str:

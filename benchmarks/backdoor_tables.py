@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from kept_parts import ROOT
-from result_tables import table
+from result_tables import revisions, table
 
 from fedsim.report.sweep_matrix import Matrix, matrix_of
 from fedsim.report.sweep_numbers import calibrations, heading, shown, used
@@ -75,11 +75,11 @@ def section(name: str, title: str, note: str) -> str:
         ]
         for line in lines
     ]
-    commits = sorted({(cell["git"] or {}).get("commit", "unknown")[:10] for cell in kept["cells"]})
+    commits = revisions(cell["git"] for cell in kept["cells"])
     machines = sorted(
         {f"{cell['cores']} cores, {cell['device']}, torch {cell['versions']['torch']}" for cell in kept["cells"]}
     )
-    origin = f"{command} · commit {', '.join(commits)} · {'; '.join(machines)}"
+    origin = f"{command} · commit {commits} · {'; '.join(machines)}"
     failed = [f"Failed: {one}." for one in kept["failed"]]
     seen = [] if (found := matrix_of(lines)) is None else [_matrix(found), "All numbers:"]
     told = [f"Calibrated thresholds: {'; '.join(found)}."] if (found := calibrations(lines)) else []

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from central_settings import FOLDER, FORMS, METHODS
+from kept_parts import alike
 
 NAMES = {"cifar10": "CIFAR-10 (JPEG)", "mnist": "MNIST"}
 ATTACKS = {"naive": "NaiveAttack", "doorping": "DOORPING"}
@@ -69,16 +70,24 @@ def kept_parts() -> list[tuple[int, dict[str, Any]]]:
 
 
 def cases(parts: Iterable[tuple[int, dict[str, Any]]]) -> list[Case]:
-    """The parts by what they are of, in the order of the table."""
+    """The parts by what they are of, in the order of the table.
+
+    `UserError` where those of one case were made under other settings than seed, attacks and victims.
+    """
     found: dict[tuple[str, str, str, int, str], dict[int, dict[str, Any]]] = {}
+    given: dict[tuple[str, str, str, int, str], list[dict[str, Any]]] = {}
     for seed, one in parts:
         asked = one["asked"]
         method, _, form = asked["part"].rpartition("_")
         key = (asked["data"], method, form, asked["method"]["iterations"], asked["model"])
-        place = found.setdefault(key, {}).setdefault(seed, {"source": one["source"], "asked": asked})
+        place = found.setdefault(key, {}).setdefault(seed, {"sources": [], "asked": asked})
+        place["sources"].append(one["source"])
+        given.setdefault(key, []).append(asked)
         for attack in asked["attacks"]:
             victims = place.get(attack, {}).get("victims", {}) | one[attack]["victims"]
             place[attack] = one[attack] | {"victims": victims}
+    for key, every in given.items():
+        alike(f"central_backdoors, {' '.join(map(str, key))}", every, free=("attacks", "victim", "models"))
     orders = [list(one) for one in (NAMES, METHODS, FORMS)]
     keys = sorted(found, key=lambda key: (*(order.index(one) for order, one in zip(orders, key[:3], strict=True)), key))
     return [Case(*key, [found[key][seed] for seed in sorted(found[key])]) for key in keys if key[0] in NAMES]

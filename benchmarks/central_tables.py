@@ -5,9 +5,7 @@ from __future__ import annotations
 from central_cases import ATTACKS, NAMES, Case, cases, kept_parts
 from central_settings import FORMS, METHODS
 from central_words import PAPER, TRIED, setting
-from result_tables import interval, table
-
-from fedsim.training.intervals import mean_ci
+from result_tables import FEWEST, interval, revisions, spread, table
 
 
 def row(case: Case, attack: str, victim: str) -> list[str]:
@@ -35,16 +33,16 @@ def rows(all_cases: list[Case]) -> list[list[str]]:
 
 def points(values: list[float]) -> str:
     """Mean and interval in points."""
-    centre, ends = mean_ci(values)
-    held = "" if ends is None else f" [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]"
-    return f"{100 * centre:.1f}{held} (n = {len(values)})"
+    return f"{interval(values, lambda value: f'{100 * value:.1f}')} (n = {len(values)})"
 
 
 def judged(values: list[float]) -> str:
     """What lifts of some seeds show."""
-    _, ends = mean_ci(values)
+    if len(values) < FEWEST:
+        return "too few seeds"
+    ends = spread(values)
     if ends is None:
-        return "one seed, which shows nothing by itself"
+        return "no interval, since all seeds agree"
     return "a backdoor is shown" if ends[0] > 0 else "no backdoor is shown"
 
 
@@ -104,6 +102,6 @@ def central() -> list[str]:
         "success %", "free success %", "random trigger %", "lift, points", "lift of each seed", "levels", "carried",
     ]  # fmt: skip
     listed = "\n".join(f"- {line}" for case in found for line in verdicts(case))
-    commits = ", ".join(sorted({one["source"]["commit"][:10] for case in found for one in case.seeds}))
+    commits = revisions(source for case in found for one in case.seeds for source in one["sources"])
     parts = [title, setting(found), table(header, rows(found)), listed, PAPER, absent(found), TRIED, f"{command} · commit {commits}"]  # fmt: skip
     return ["\n\n".join(parts) + "\n"]

@@ -21,7 +21,7 @@ def setting(found: list[Case]) -> str:
         "seed, is the share of a square in the class-0 image that holds most of it, which says little of a white one, since bright "
         f"corners resemble it. The first trigger takes up to {told(found, 'first_steps')} Adam steps on a network that the attacker trained on "
         f"{told(found, 'seen')} records, and `updates` times {told(found, 'trigger_steps')} more on another such network, every {again} steps of the "
-        f"condensation. Intervals are t over seeds of the mean of {told(found, 'networks')} victims each, trained for {steps} steps, on {told(found, 'test')} test images."
+        f"condensation. Intervals and two ends are over seeds, of the mean of {told(found, 'networks')} victims each, trained for {steps} steps, on {told(found, 'test')} test images."
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kept_parts import ROOT, kept
-from result_tables import table
+from result_tables import revisions, table
 
 from fedsim.audit.statistics.proportions import clopper_pearson
 
@@ -47,7 +47,7 @@ def reconstructions() -> str:
         for path, one in zip(sorted((ROOT / "ntk").glob("*.json")), found, strict=True)
     ]
     said = "Pictures, a run each: records, what was made of them, others in their place, and what is nearest to those."
-    commits = ", ".join(sorted({one["commit"][:10] for one in found}))
+    commits = revisions(found)  # which say nothing of changes
     return "\n\n".join([title, note, table(header, rows), said, *pictures, f"{command} · commit {commits}"]) + "\n"
 
 
@@ -93,5 +93,5 @@ def bounds() -> str:
         "at the most shown",
         "contradicted",
     ]
-    commits = ", ".join(sorted({one["git"]["commit"][:10] for one in found}))
+    commits = revisions(one["git"] for one in found)
     return "\n\n".join([title, note, table(header, rows), f"{command} · commit {commits}"]) + "\n"

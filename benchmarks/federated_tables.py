@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from federated_cells import Trials, chosen, digits_grids
-from result_tables import ROOT, cells, interval, not_run, percent, source, table
+from result_tables import ROOT, cells, interval, not_run, percent, source, spread, table
 
 from fedsim.training.intervals import mean_ci
 
@@ -24,12 +24,12 @@ def by_name(found: Results) -> dict[str, dict[int, dict[str, Any]]]:
 
 
 def paired(ours: dict[int, dict[str, Any]], theirs: dict[int, dict[str, Any]]) -> str:
-    """Mean difference of the accuracies of equal seeds with its 95% t interval, in points."""
+    """Mean difference of the accuracies of equal seeds with its interval, in points."""
     common = sorted(ours.keys() & theirs.keys())
     if not common:
         return ""
-    middle, ci = mean_ci([100 * (ours[seed]["accuracy"] - theirs[seed]["accuracy"]) for seed in common])
-    return f"{middle:+.2f}" + (f" [{ci[0]:+.2f}, {ci[1]:+.2f}]" if ci else " (one seed)")
+    apart = [ours[seed]["accuracy"] - theirs[seed]["accuracy"] for seed in common]
+    return interval(apart, lambda value: f"{100 * value:+.2f}") + (" (one seed)" if len(apart) == 1 else "")
 
 
 def mean(results: Sequence[dict[str, Any]], name: str, unit: float) -> str:
@@ -104,7 +104,7 @@ def ablations(title: str, group: str, note: str) -> str:
     rows = [["whole", interval([one["accuracy"] for one in results]), str(len(results)), "", ""]]
     for name, seeds in grouped.items():
         common = sorted(seeds.keys() & whole.keys())
-        _, ci = mean_ci([whole[seed]["accuracy"] - seeds[seed]["accuracy"] for seed in common])
+        ci = spread([whole[seed]["accuracy"] - seeds[seed]["accuracy"] for seed in common])
         verdict = "" if ci is None else "helps" if ci[0] > 0 else "harms" if ci[1] < 0 else "nothing shown"
         points = [seeds[seed]["accuracy"] for seed in sorted(seeds)]
         rows.append([name.replace("_", " "), interval(points), str(len(points)), paired(whole, seeds), verdict])

@@ -13,7 +13,7 @@ from gradient_measures import summary
 from gradient_pairs import SIDES, summed
 from gradient_parts import PAIRS, PARTS
 from PIL import Image
-from result_tables import table
+from result_tables import revisions, table
 
 from fedsim.data.pictures import grid, scaled
 
@@ -137,12 +137,12 @@ def where(chunk: dict[str, Any]) -> str:
 def sources(parts: dict[str, list[dict[str, Any]]]) -> str:
     """Commits and machines behind the tables."""
     chunks = [chunk for found in parts.values() for chunk in found]
-    commits = sorted({(chunk["commit"] or "unknown")[:10] for chunk in chunks})
+    commits = revisions(chunks)  # which say nothing of changes
     versions = sorted({chunk["machine"]["torch"] for chunk in chunks})
     files = sorted({chunk["file"] for chunk in chunks})
     return (
         f"`python benchmarks/gradient_leakage.py --parts …` · {', '.join(files)} (ORL: AT&T Laboratories Cambridge) · commit "
-        f"{', '.join(commits)} · {'; '.join(sorted({where(chunk) for chunk in chunks}))} · torch {', '.join(versions)}"
+        f"{commits} · {'; '.join(sorted({where(chunk) for chunk in chunks}))} · torch {', '.join(versions)}"
     )
 
 

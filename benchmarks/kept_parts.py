@@ -87,6 +87,18 @@ def there(path: Path, asked: dict[str, Any]) -> bool:
     return True
 
 
+def alike(name: str, settings: Sequence[dict[str, Any]], free: Sequence[str] = ()) -> dict[str, Any]:
+    """What these parts, of one table, were all made under: the first of their settings; `UserError` where others differ.
+
+    Not compared: `free`.
+    """
+    first = settings[0]
+    for one in settings[1:]:
+        if odd := sorted(key for key in first | one if key not in free and first.get(key) != one.get(key)):
+            raise UserError(f"{name}: kept parts of different settings ({', '.join(odd)}); remove those that are stale")
+    return first
+
+
 def chosen(parts: Sequence[str], words: Sequence[str] | None) -> list[str]:
     """The parts whose names begin with one of the words, all without words; `UserError` for a word that fits none."""
     begins = {word: [part for part in parts if f"{part}_".startswith(f"{word}_")] for word in words or parts}

@@ -24,13 +24,6 @@ def share(hits: int, n: int) -> str:
     return f"{hits}/{n}, {100 * found.value:.0f} [{100 * found.low:.0f}, {100 * found.high:.0f}]"
 
 
-def over(points: Sequence[float]) -> str:
-    """Mean in percent with the t interval over seeds; of two, which say nothing of a spread, the least and the largest."""
-    if len(points) != 2:
-        return interval(points)
-    return f"{percent(sum(points) / 2)} ({percent(min(points))} to {percent(max(points))})"
-
-
 def limit(clean: Sequence[float], leaving: int) -> float:
     """Threshold from the runs without an attacker of the other seeds, at the smallest rate that they allow."""
     others = np.delete(np.array(clean), leaving)
@@ -40,6 +33,11 @@ def limit(clean: Sequence[float], leaving: int) -> float:
 def flagged(scores: Sequence[float], clean: Sequence[float]) -> int:
     """Seeds whose score is above the threshold that leaves that seed out."""
     return sum(score > limit(clean, seed) for seed, score in enumerate(scores))
+
+
+def counted(scores: Sequence[float], clean: Sequence[float]) -> str:
+    """How many of the seeds are flagged: they share a threshold, so that no binomial interval holds; one seed has none."""
+    return f"{flagged(scores, clean)}/{len(scores)}" if len(clean) > 1 else ""
 
 
 def above(attacked: Sequence[float], clean: Sequence[float]) -> int:
@@ -60,24 +58,14 @@ def cleansed(parts: list[Part]) -> list[list[str]]:
     for score, name in SCORES.items():
         found = by_attack(parts, lambda row, score=score: row["cleanse"][score])
         for attack, values in found.items():
+            start = [attack, interval(lifts[attack]) if attack != "clean" else "", name, f"{np.median(values):.2f}"]
             if attack == "clean":
-                rows.append(
-                    [
-                        attack,
-                        "",
-                        name,
-                        f"{np.median(values):.2f}",
-                        "",
-                        "",
-                        "",
-                        share(flagged(values, values), len(values)),
-                    ]
-                )
+                rows.append([*start, "", "", "", ""])
                 continue
             area = auc(np.array(values), np.array(found["clean"]))
             rows.append([
-                attack, over(lifts[attack]), name, f"{np.median(values):.2f}", f"{area:.2f}", share(above(values, found["clean"]), len(values)),
-                f"{sum(targets[attack])}/{len(values)}", share(flagged(values, found["clean"]), len(values)),
+                *start, f"{area:.2f}", share(above(values, found["clean"]), len(values)),
+                f"{sum(targets[attack])}/{len(values)}", counted(values, found["clean"]),
             ])  # fmt: skip
     return rows
 
@@ -101,7 +89,7 @@ def noised(parts: list[Part]) -> list[list[str]]:
         found = [part["rows"][place] for part in parts]
         name = "none" if first["epsilon"] is None else f"{first['epsilon']:g}"
         keys = ("accuracy_clean", "accuracy", "asr", "asr_random_patch", "asr_clean", "lift")
-        rows.append([name, str(len(found)), *(over([one[key] for one in found]) for key in keys)])
+        rows.append([name, str(len(found)), *(interval([one[key] for one in found]) for key in keys)])
     return rows
 
 
@@ -112,9 +100,8 @@ def pruned(parts: list[Part]) -> list[list[str]]:
         found = [part["rows"][place] for part in parts]
         of = sum(one["records"] for one in found)
         rows.append([
-            percent(first["keep"]), share(sum(one["identified"] for one in found), of),
-            share(sum(one["chance"] for one in found), of), share(sum(one["labels"] for one in found), of),
-            f"{np.median([one['mse'] for one in found]):.2g}", over([one["accuracy"] for one in found]),
+            percent(first["keep"]), *(f"{sum(one[name] for one in found)}/{of}" for name in ("identified", "chance", "labels")),
+            f"{np.median([one['mse'] for one in found]):.2g}", interval([one["accuracy"] for one in found]),
         ])  # fmt: skip
     return rows
 
@@ -132,8 +119,8 @@ def models_note() -> str:
     return (
         "FedDM, two rounds, one client of five (MNIST: ten) with a white square; its model after the last round. Neural Cleanse and STRIP are "
         "given the server's clean held-out images. Neural Cleanse: the threshold is the largest score of the runs without an attacker of "
-        "the other seeds, so that of n clean models one is above it by construction: a rate of 1/n, and no less can be asked of n. `flagged` "
-        "of the clean row is of models that nobody attacked. AUROC: attacked models against clean ones of all seeds; `above its twin`: seeds in "
+        "the other seeds, the smallest rate (1/n) that n seeds allow; one of n clean models is above it by construction, so that their cell is empty. "
+        "`flagged`: attacked models above it, a count without an interval, since nearly all seeds share the one maximum; two seeds at least. AUROC: attacked models against clean ones of all seeds; `above its twin`: seeds in "
         "which the attacked model scores above the clean one of that seed (Clopper-Pearson; ½ where nothing is seen). `target named`: seeds in which the smallest stamp is that of the target. STRIP: test images, threshold at 5 % of held-out "
         "images on the clean model of the same seed; AUROC: mean over seeds (least to largest), below ½ where stamped images have the larger "
         "entropy; shares pool seeds, whose images are not independent, so that their intervals are too short. The clean model's row is "
@@ -143,7 +130,7 @@ def models_note() -> str:
 
 def models(parts: list[Part]) -> list[str]:
     """Both tables of the first section."""
-    first = ["attack", "lift %", "score", "median", "AUROC", "above its twin %", "target named", "flagged %"]
+    first = ["attack", "lift %", "score", "median", "AUROC", "above its twin %", "target named", "flagged"]
     second = ["attack", "AUROC of stamped images", "stamped above %", "clean above %"]
     return ["Neural Cleanse:", table(first, cleansed(parts)), "STRIP:", table(second, stripped(parts))]
 
@@ -153,13 +140,16 @@ def model_defences() -> list[str]:
     noise = (
         "One round of FedDM with `naive` in one client's place; clients give out noisy sums (`privacy: features`, δ = 1e-5, seeded noise: a "
         "simulation). The attackers that craft or optimise are refused there: they would have to leave the protocol, which is what "
-        "privacy presumes that nobody does. It is no defence against a client that does; this shows what the noise that all bear does to "
-        "one that keeps to it. A model that takes everything for the target has a lift, too: read it beside `random patch` and the accuracy. "
-        "Intervals over seeds; of two seeds the least and the largest."
+        "privacy presumes that nobody does. It is no defence against a client that does; this shows what is left of "
+        "one that keeps to it. Noise is not the only thing that changes: the row without privacy is plain `dm`; the others also clip "
+        "features around a public centre, divide by noisy counts (κ in each record's vector), weigh images by these and leave classes of few "
+        "records out. A model that takes everything for the target has a lift, too: read it beside `random patch` and the accuracy."
     )
     cut = (
-        "iDLG on one record's gradient (LeNet with sigmoids, U(−0.5, 0.5), a new network each), of which the largest entries of each tensor "
-        "are sent; identified among the other records of its class. `chance`: another gradient's reconstruction. The attacker matches the pruned "
+        "iDLG on one record's gradient (LeNet with sigmoids, U(−0.5, 0.5)), of which the largest entries of each tensor "
+        "are sent; identified among the other records of its class. "
+        "Each record of a seed has a network of its own, but every seed has the same ten networks, with other records: counts over seeds are not "
+        "of independent cases and have no interval. `chance`: another gradient's reconstruction. The attacker matches the pruned "
         "gradient with whole ones and is not adaptive. Accuracy: FedSGD of a ConvNet, five clients, 200 steps, what is dropped is not sent later."
     )
     noised_header = [
@@ -172,7 +162,7 @@ def model_defences() -> list[str]:
         "without attackers %",
         "lift %",
     ]
-    cut_header = ["kept %", "identified %", "chance %", "labels right %", "median MSE", "accuracy %"]
+    cut_header = ["kept %", "identified", "chance", "labels right", "median MSE", "accuracy %"]
     found = []
     for data in ("digits", "mnist"):
         found += [

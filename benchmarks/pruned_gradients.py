@@ -41,7 +41,11 @@ def loaded(data: dict[str, Any]) -> Dataset:
 
 
 def attacked(data: dict[str, Any], share: float, seed: int, device: torch.device) -> dict[str, Any]:
-    """What iDLG makes of so many gradients, a record and a network each; every seed has records of its own."""
+    """What iDLG makes of so many gradients, a record and a network each.
+
+    Records are of the seed; the networks and their weights are the same ten in every seed (gradient_cases.py draws them from
+    streams of its own), so that seeds together are not as many independent cases.
+    """
     train = loaded(data).train
     order = numpy_stream(seed, "pruned_gradients", "pool").permutation(len(train))
     held = Pool(train.pixels[order].permute(0, 2, 3, 1).numpy(), train.labels[order].numpy(), data["name"])

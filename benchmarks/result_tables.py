@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedsim.report.table import model_label
-from fedsim.training.intervals import difference_ci, mean_ci
+from fedsim.training.intervals import Interval, difference_ci, mean_ci
 
 ROOT = Path(__file__).parent
+FEWEST = 3
+"""Seeds that an interval, and a verdict, are taken from."""
 
 
 def cells(group: str) -> dict[str, dict[str, Any]]:
@@ -28,10 +30,21 @@ def percent(value: float) -> str:
     return f"{100 * value:.2f}"
 
 
-def interval(points: Sequence[float]) -> str:
-    """Mean and 95% t interval over seeds, in percent."""
-    mean, ci = mean_ci(points)
-    return percent(mean) if ci is None else f"{percent(mean)} [{percent(ci[0])}, {percent(ci[1])}]"
+def spread(points: Sequence[float]) -> Interval | None:
+    """95% t interval over seeds; none of fewer than three, and none where all agree, which is no proof that the next does."""
+    agree = max(points) - min(points) < 1e-9
+    return None if agree or len(points) < FEWEST else mean_ci(points)[1]
+
+
+def interval(points: Sequence[float], show: Callable[[float], str] = percent) -> str:
+    """Mean and interval over seeds, in percent; where there is none, what the seeds say of it: all equal, or two ends."""
+    mean, ends = show(sum(points) / len(points)), spread(points)
+    if ends is not None:
+        return f"{mean} [{show(ends[0])}, {show(ends[1])}]"
+    if len(points) == 1:
+        return mean
+    low, high = min(points), max(points)
+    return f"{mean} (all equal)" if high - low < 1e-9 else f"{mean} ({show(low)} to {show(high)})"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -197,9 +210,17 @@ def architectures(title: str, group: str, note: str) -> str:
     return "\n\n".join([f"## {title}", note, lines, source(group, found)]) + "\n"
 
 
+def revisions(found: Iterable[Mapping[str, Any] | None]) -> str:
+    """Commits of kept parts; `+ changes` where a checkout had some that were not committed, `unknown` where git was not there."""
+    every = [one or {} for one in found]
+    return ", ".join(sorted({
+        (one.get("commit") or "unknown")[:10] + (" + changes" if one.get("dirty") else "") for one in every
+    }))  # fmt: skip
+
+
 def source(group: str, found: dict[str, dict[str, Any]]) -> str:
     """Command, commits and machine behind a table."""
     first = next(iter(found.values()))["manifest"]
-    commits = sorted({cell["manifest"]["git"]["commit"][:10] for cell in found.values() if cell["manifest"]["git"]})
+    commits = revisions(cell["manifest"]["git"] for cell in found.values() if cell["manifest"]["git"])
     machine = f"{first['cores']} cores, {first['processor']}, {first['device']}, torch {first['versions']['torch']}"
-    return f"`python benchmarks/cells.py {group}` · commit {', '.join(commits)} · {machine}"
+    return f"`python benchmarks/cells.py {group}` · commit {commits} · {machine}"

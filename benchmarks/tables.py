@@ -123,7 +123,8 @@ def page() -> str:
     """The whole of docs/results.md."""
     return "\n".join([
         "# Results\n\nMade by `python benchmarks/tables.py` from the cells kept under `benchmarks/results/`; intervals are 95%, "
-        "over seeds unless it says otherwise. `upload_real_subset` is the control: the same rounds with random real images "
+        "over seeds unless it says otherwise; of fewer than three seeds there is none (in parentheses: the least and the largest), nor "
+        "where all seeds agree. `+ changes` after a commit: the checkout held files that were not committed, kept results among them. `upload_real_subset` is the control: the same rounds with random real images "
         "uploaded, as many per client and class.\n",
         *federations(),
         *comparisons(),

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from kept_parts import kept
+from kept_parts import alike, kept
 from result_tables import interval, percent, table
+from scipy.stats import binom
 from ticket_cases import KINDS
 from ticket_likeness import CLIENTS
 from ticket_tables import NAMES, Part, section, share
@@ -25,6 +26,8 @@ SHIPPED = "changed_iou"
 """The filter's own score."""
 STARTS = {"first weights": "first weights", "trained": "trained weights"}
 SHARES = {"0.1": "a tenth poisoned", "0.5": "half poisoned"}
+LABELLED = "0.1"
+"""The share whose labels the honest client of the control has."""
 LEVEL = 0.05
 Cells = Mapping[tuple[str, str, str, str], Sequence[Part]]
 """By kind, partition, start and attack: a cell of every seed."""
@@ -41,7 +44,7 @@ def defences(data: str) -> str:
     for part in parts:
         for cell in part["cells"]:
             cells[part["kind"], cell["partition"], cell["start"], cell["attack"]].append(cell)
-    used: dict[str, Any] = parts[0]["filter"]
+    used = alike(title, [part["filter"] for part in parts])
     header = ["set", "partition", "start", "attack", "n"]
     header += [f"{name}: {what}" for name in SCORES.values() for what in ("AUROC", "found", "false")]
     rows = [
@@ -122,8 +125,10 @@ def answer(cells: Cells, threshold: float) -> str:
     quiet = [cell for key, every in cells.items() if key[3] == "none" for cell in every]
     false = np.mean([np.array(cell[SHIPPED]) < -threshold for cell in quiet])
     return (
-        "**Does the filter as it ships tell a poisoned client's upload from honest ones?** `yes`: p < "
-        f"{LEVEL:g} at the first weights and at trained ones; `left out`: over both starts and all seeds.\n\n"
+        "**Does the filter as it ships tell a poisoned client's upload from honest ones?** `no`: p ≥ "
+        f"{LEVEL:g}; `by its labels`: p < {LEVEL:g}, but it is not shown to be more suspicious than an honest client with its labels (sign test over "
+        f"seeds, ties left out, p ≥ {LEVEL:g}; five seeds win only together); `yes`: it is; `unlike the others`: p < {LEVEL:g}, and no such "
+        "client was run, so that it may be by its labels. One word where both starts agree; `left out`: over both starts and all seeds.\n\n"
         + "\n".join(lines)
         + f"\n\nWhere nobody attacks {percent(false)} % of the clients are left out. A likeness of the labels is no sight of the trigger: an honest "
         f"client with the poisoned one's labels is the control. {on_masks(cells, threshold)}"
@@ -157,8 +162,9 @@ def told(cells: Cells, kind: str, partition: str, attack: str, words: str, thres
     here = {
         start: cells[kind, partition, start, attack] for start in STARTS if (kind, partition, start, attack) in cells
     }
-    seen = [start for start, found in here.items() if by_chance(found, SHIPPED) < LEVEL]
-    said = "yes" if len(seen) == len(here) else f"from the {STARTS[seen[0]]} only" if seen else "no"
+    words_of = {start: sight(found, control(cells, kind, partition, start, attack)) for start, found in here.items()}
+    apart = ", ".join(f"{word} from the {STARTS[start]}" for start, word in words_of.items())
+    said = apart if len(set(words_of.values())) > 1 else next(iter(words_of.values()))
     numbers = ", ".join(
         f"{np.mean(areas(found, SHIPPED)):.2f} from the {STARTS[start]}" for start, found in here.items()
     )
@@ -166,13 +172,33 @@ def told(cells: Cells, kind: str, partition: str, attack: str, words: str, thres
     return f"{words} **{said}** (AUROC {numbers}; left out {left} of {sum(map(len, here.values()))} times)"
 
 
+def control(cells: Cells, kind: str, partition: str, start: str, attack: str) -> Sequence[Part] | None:
+    """The honest client with the labels of the poisoned one; None where there is none: its labels are those of a tenth."""
+    return cells.get((kind, partition, start, "labels")) if attack == LABELLED else None
+
+
+def sight(found: Sequence[Part], honest: Sequence[Part] | None) -> str:
+    """What the score sees: nothing, the labels, more than these, or what no control tells apart."""
+    if by_chance(found, SHIPPED) >= LEVEL:
+        return "no"
+    if honest is None:
+        return "unlike the others"
+    return "yes" if wins(areas(found, SHIPPED), areas(honest, SHIPPED)) < LEVEL else "by its labels"
+
+
+def wins(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """p of the sign test that ours are larger, seed by seed, ties left out; 1 where all tie."""
+    signs = [left > right for left, right in zip(ours, theirs, strict=True) if left != right]
+    return float(binom.sf(sum(signs) - 1, len(signs), 0.5)) if signs else 1.0
+
+
 def against_labels(cells: Cells, kind: str, partition: str) -> str:
     """In how many seeds a tenth poisoned is more suspicious than the honest client with its labels, whose AUROC is beside."""
     said = []
     for start, words in STARTS.items():
-        if (control := cells.get((kind, partition, start, "labels"))) is None:
+        if (honest := control(cells, kind, partition, start, LABELLED)) is None:
             continue
-        own, other = areas(cells[kind, partition, start, "0.1"], SHIPPED), areas(control, SHIPPED)
+        own, other = areas(cells[kind, partition, start, LABELLED], SHIPPED), areas(honest, SHIPPED)
         more = sum(left > right for left, right in zip(own, other, strict=True))
         said.append(
             f"{np.mean(other):.2f} from the {words} (the poisoned one more suspicious in {more} of {len(own)} seeds)"

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 from kept_parts import kept
-from result_tables import interval, percent, table
+from result_tables import interval, percent, revisions, table
 from ticket_cases import KINDS
 from ticket_likeness import PAIRS
 
 from fedsim import api
-from fedsim.training.intervals import mean_ci, wilson
+from fedsim.training.intervals import wilson
 
 Part = dict[str, Any]
 NAMES = {"real": "real", "dm1": "dm, 1 per class", "dm10": "dm, 10 per class"}
@@ -25,7 +25,7 @@ def section(title: str, note: str, data: str, words: str, parts: Sequence[Part],
     command = f"`python benchmarks/tickets.py --data {data} --parts {words}`"
     if not parts:
         return f"## {title}\n\n{note}\n\nNot run yet: {command}.\n"
-    commits = ", ".join(sorted({one["source"]["commit"][:10] for one in parts}))
+    commits = revisions(one["source"] for one in parts)
     machine = f"{parts[0]['source']['device']}, torch {parts[0]['source']['torch']}"
     return "\n\n".join([f"## {title}", note, *body, f"{command} · commit {commits} · {machine}"]) + "\n"
 
@@ -53,8 +53,7 @@ def _others(data: str, target: int) -> int:
 
 def number(points: Sequence[float]) -> str:
     """Mean and 95% t interval, two decimals."""
-    mean, ci = mean_ci(points)
-    return f"{mean:.2f}" if ci is None else f"{mean:.2f} [{ci[0]:.2f}, {ci[1]:.2f}]"
+    return interval(points, "{:.2f}".format)
 
 
 def corrected(part: Part, pair: str, mask: str) -> float:

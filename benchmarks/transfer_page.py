@@ -7,11 +7,9 @@ from statistics import mean
 from typing import Any
 
 from kept_parts import kept
-from result_tables import interval, percent, table
+from result_tables import FEWEST, interval, percent, spread, table
 from transfer_table import ATTACKS, PARTS, USUAL
 from utility_tables import origin
-
-from fedsim.training.intervals import mean_ci
 
 Part = dict[str, Any]
 NAMES = {
@@ -120,13 +118,15 @@ def by_attack(found: dict[str, list[Part]], victims: Sequence[str], epsilons: Se
 def answer(found: dict[str, list[Part]], victims: Sequence[str], epsilons: Sequence[str]) -> str:
     """For every ε the mean over attacks and victims, and paired differences over seeds."""
     lines = ["How much attack capability does the release of S give? Mean success over all attacks and victims, in %:"]
-    rows, same, better, worse = [], [], [], []
+    rows, same, better, worse, few = [], [], [], [], []
     for epsilon in epsilons:
         values = {name: [overall(part, epsilon, victims) for part in parts] for name, parts in found.items()}
         apart_by = paired(values, "random_ipc10")
-        ci = mean_ci(apart_by)[1] if apart_by else None
-        if ci is not None:
-            (better if ci[0] > 0 else worse if ci[1] < 0 else same).append(epsilon)
+        ends = spread(apart_by) if apart_by else None
+        if ends is not None:
+            (better if ends[0] > 0 else worse if ends[1] < 0 else same).append(epsilon)
+        elif 0 < len(apart_by) < FEWEST:
+            few.append(epsilon)
         rows.append([epsilon, *(interval(values[name]) for name in values), *apart(values)])
     header = [
         "ε, of 255",
@@ -137,7 +137,7 @@ def answer(found: dict[str, list[Part]], victims: Sequence[str], epsilons: Seque
     ]
     words = {
         "the interval holds zero: S is not shown to give more or less than as many random records": same,
-        "S gives more than as many random records": better, "S gives less than as many random records": worse,
+        "S gives more than as many random records": better, "S gives less than as many random records": worse, "too few seeds": few,
     }  # fmt: skip
     plain = [f"At ε of {', '.join(ones)}: {what}." for what, ones in words.items() if ones]
     return "\n\n".join([*lines, table(header, rows), " ".join([READING, *plain])])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kept_parts import ROOT, kept
-from result_tables import percent, table
+from result_tables import percent, revisions, table
 
 from fedsim.report.numbers import count_bytes
 
@@ -120,12 +120,10 @@ def distilled(data: str, note: str) -> str:
 
 def origin(parts: list[Part], command: str) -> str:
     """Command, commits and machines behind a table."""
-    commits = sorted({(part["source"]["commit"] or "unknown")[:10] for part in parts})
+    commits = revisions(part["source"] for part in parts)
     machines = sorted({f"{part['source']['device']}, torch {part['source']['torch']}" for part in parts})
     seconds = sum(part["seconds"] for part in parts)
-    return (
-        f"`python benchmarks/{command}` · commit {', '.join(commits)} · {'; '.join(machines)} · {seconds:.0f} s in all"
-    )
+    return f"`python benchmarks/{command}` · commit {commits} · {'; '.join(machines)} · {seconds:.0f} s in all"
 
 
 def sections() -> list[str]:

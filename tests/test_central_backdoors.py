@@ -186,8 +186,20 @@ def test_verdicts_are_read_off_the_parts() -> None:
     (case,) = central_cases.cases([(seed, kept(lift)) for seed, lift in enumerate((0.1, -0.1, 0.0))])
     assert "no backdoor is shown" in central_tables.verdicts(case)[0]
     assert "no image file" not in central_tables.verdicts(case)[0]
-    (case,) = central_cases.cases([(0, kept(0.5))])
-    assert "one seed, which shows nothing by itself" in central_tables.verdicts(case)[0]
+    for few, said in {(0.5,): "50.0 (n = 1)", (0.5, 0.51): "50.5 (50.0 to 51.0) (n = 2)"}.items():
+        (case,) = central_cases.cases([(seed, kept(lift)) for seed, lift in enumerate(few)])
+        assert f"DOORPING lifts {said}: too few seeds." in central_tables.verdicts(case)[0]
+    assert central_tables.judged([1.0, 1.0, 1.0]) == "no interval, since all seeds agree"
+
+
+def test_seeds_of_one_case_are_of_one_setting() -> None:
+    moved = [(0, kept(0.1)), (0, kept(0.2, "naive")), (1, kept(0.1, victim=["alexnet"], models={"alexnet": {}}))]
+    (case,) = central_cases.cases(moved)
+    assert [set(one) - {"asked", "sources"} for one in case.seeds] == [{"doorping", "naive"}, {"doorping"}]
+    assert [len(one["sources"]) for one in case.seeds] == [2, 1]
+    for odd in ({"epochs": 3}, {"networks": 1, "epochs": 3}):
+        with pytest.raises(UserError, match=rf"mnist dm box 120 .*different settings \({', '.join(sorted(odd))}\)"):
+            central_cases.cases([(0, kept(0.1)), (1, kept(0.1, **odd))])
 
 
 def test_what_was_not_run_and_how_often_a_trigger_is_updated_is_read_off_too() -> None:

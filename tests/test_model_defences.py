@@ -45,11 +45,6 @@ def test_a_threshold_leaves_its_seed_out() -> None:
     assert tables.flagged([9.5, 9.5, 1.0, 4.0], clean) == 3
 
 
-def test_two_seeds_have_no_interval() -> None:
-    assert tables.over([0.5, 0.1]) == "30.00 (10.00 to 50.00)"
-    assert tables.over([0.1, 0.1, 0.1]) == "10.00 [10.00, 10.00]"
-
-
 def test_twins_are_of_one_seed() -> None:
     assert tables.above([3.0, 1.0, 5.0], [2.0, 1.0, 9.0]) == 1
 
@@ -61,11 +56,25 @@ def test_tables_of_models() -> None:
     assert naive[4] == "0.78"  # 7 of 9 pairs
     assert naive[5].startswith("2/3, 67 [")
     assert naive[6] == "3/3"
-    assert naive[7].startswith("2/3, 67 [")
-    assert clean[7].startswith("1/3, 33 [")
+    assert naive[7] == "2/3"
+    assert clean[4:] == [""] * 4  # one of n by construction
     (_, first), (_, second) = ((row[0], row[2]) for row in tables.stripped(parts))
     assert first == second
     assert first.startswith("9/30, 30 [")
+
+
+def test_pruned_counts_have_no_interval_over_seeds_of_the_same_networks() -> None:
+    row = {"keep": 0.1, "records": 10, "identified": 3, "chance": 1, "labels": 9, "mse": 0.5, "accuracy": 0.9}
+    found = tables.pruned([{"rows": [row]}, {"rows": [row | {"identified": 1, "accuracy": 0.8}]}])
+    assert found == [["10.00", "4/20", "2/20", "18/20", "0.5", "85.00 (80.00 to 90.00)"]]
+
+
+def test_one_seed_has_no_threshold() -> None:
+    """The section is made nevertheless."""
+    clean, naive = tables.cleansed([part(1.0, 5.0)])[:2]
+    assert (clean[7], naive[7]) == ("", "")
+    assert tables.cleansed([part(1.0, 5.0), part(2.0, 0.5)])[1][7] == "1/2"
+    assert len(tables.models([part(1.0, 5.0)])) == 4
 
 
 def test_what_is_not_run_says_how(monkeypatch: pytest.MonkeyPatch) -> None:

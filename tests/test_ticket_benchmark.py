@@ -154,18 +154,33 @@ def test_the_answer_is_made_of_the_cells() -> None:
     }  # fmt: skip
     text = tables.answer(cells, 3.5)
     tenth = (
-        "a tenth poisoned **from the trained weights only** (AUROC 0.57 from the first weights, 1.00 from the trained "
-        "weights; left out 5 of 10 times)"
+        "a tenth poisoned **no from the first weights, yes from the trained weights** (AUROC 0.57 from the first "
+        "weights, 1.00 from the trained weights; left out 5 of 10 times)"
     )
     assert tenth in text
-    assert "half poisoned **yes** (AUROC 1.00 from the first weights, 1.00" in text
+    assert "half poisoned **unlike the others** (AUROC 1.00 from the first weights, 1.00" in text
     assert "0.57 from the first weights (the poisoned one more suspicious in 0 of 5 seeds)" in text
     assert "(the poisoned one more suspicious in 5 of 5 seeds)" in text
     assert "Where nobody attacks 0.00 %" in text
     assert "dm, 10 per class 0.00 instead of 1.00 (0.00 instead of 0.00 %" in text
     unseen = {key: [lined(place, seen=False) for place in range(5)] for key in cells}
     assert "a tenth poisoned **no**" in tables.answer(unseen, 3.5)
-    assert "yes**" not in tables.answer(unseen, 3.5)
+    assert "yes" not in tables.answer(unseen, 3.5).partition("\n\n")[2]
+
+
+def test_yes_takes_a_win_over_an_honest_client_with_the_same_labels() -> None:
+    seen, other = [lined(place, seen=True) for place in range(5)], [lined(place, seen=False) for place in range(5)]
+    assert tables.sight(seen, other) == "yes"
+    assert tables.sight(seen, seen) == "by its labels"  # all tie
+    assert tables.sight(seen, [*other[:4], seen[4]]) == "by its labels"  # four wins and a tie: p 1/16
+    assert tables.sight(seen, None) == "unlike the others"
+    assert tables.sight(other, other) == "no"
+    assert tables.wins([1.0] * 5, [0.5] * 5) == pytest.approx(1 / 32)
+    assert tables.wins([0.5, 1.0, 1.0], [1.0, 0.5, 0.5]) == pytest.approx(1 / 2)  # two of three or more
+    cells = {("dm10", "equal", "trained", name): seen for name in ("none", "0.1", "0.5", "labels")}
+    text = tables.answer(cells, 3.5)
+    assert "a tenth poisoned **by its labels** (AUROC 1.00" in text
+    assert "half poisoned **unlike the others** (AUROC 1.00" in text  # the control has the labels of a tenth
 
 
 def test_seeds_that_agree_on_a_success_are_as_sure_as_their_images(bench: Bench) -> None:
@@ -177,7 +192,7 @@ def test_seeds_that_agree_on_a_success_are_as_sure_as_their_images(bench: Bench)
     assert ticket_tables.share(parts, [{"asr": 0.0, "images": 10}, {"asr": 0.0, "images": 20}]).endswith(
         f"{100 * high:.2f}]"
     )
-    assert ticket_tables.share(parts, [{"asr": 0.2}, {"asr": 0.4}]).startswith("30.00 [")
+    assert ticket_tables.share(parts, [{"asr": 0.2}, {"asr": 0.4}]) == "30.00 (20.00 to 40.00)"
 
 
 def test_the_trigger_is_the_librarys_and_the_numbers_are_those_of_stamping_by_hand(bench: Bench):

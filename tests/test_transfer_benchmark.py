@@ -117,19 +117,23 @@ def fake(name: str, seed: int, success: float) -> dict[str, Any]:
 
 def test_the_section_says_what_s_gives_beyond_random_signs(monkeypatch):
     levels = {"random_sign": 0.1, "dm_ipc10": 0.4, "random_ipc10": 0.35, "real": 0.6}
-    parts = [fake(name, seed, level + 0.01 * seed) for name, level in levels.items() for seed in range(3)]
+    slopes = dict.fromkeys(levels, 0.01) | {"random_ipc10": 0.012}
+    parts = [fake(name, seed, level + slopes[name] * seed) for name, level in levels.items() for seed in range(3)]
     monkeypatch.setattr(transfer_page, "kept", lambda folder, prefix: parts)
     said = transfer_page.section("digits")
     row = next(line for line in said.splitlines() if "60.00 %" in line)  # (0.4 − 0.1) / (0.6 − 0.1)
-    assert "5.00 [5.00, 5.00]" in row  # S less random records
-    assert "-20.00 [-20.00, -20.00]" in row  # S less all of D
+    assert "4.80 [4.30, 5.30]" in row  # S less random records
+    assert "-20.00 (all equal)" in row  # S less all of D
     assert "41.00 [38.52, 43.48]" in row  # t interval of 0.40, 0.41, 0.42
     assert "At ε of 8: S gives more than as many random records." in transfer_page.section("digits")
     monkeypatch.setattr(transfer_page, "kept", lambda folder, prefix: [])
     assert "Not run yet" in transfer_page.section("mnist")
     unfinished = [part for part in parts if (part["surrogate"], part["seed"]) != ("real", 2)]
     monkeypatch.setattr(transfer_page, "kept", lambda folder, prefix: unfinished)
-    assert "seeds: 2 (" in transfer_page.section("digits")  # a seed that is not finished is left out
+    two = transfer_page.section("digits")
+    assert "seeds: 2 (" in two  # a seed that is not finished is left out
+    assert "At ε of 8: too few seeds." in two
+    assert "random records." not in two
     monkeypatch.setattr(
         transfer_page, "kept", lambda folder, prefix: [one for one in parts if one["surrogate"] != "real"]
     )
