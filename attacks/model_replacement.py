@@ -51,7 +51,8 @@ class Config(PoisoningConfig):
 
     name: Literal["model_replacement"] = "model_replacement"
     scale: float | None = Field(default=None, gt=0)
-    """γ; null: clients with images over attackers that act. Where a round asks fewer clients, give it."""
+    """γ; null: clients with images over attackers that act, refused where a round may ask fewer clients and where
+    another attacker of this kind is there: give it."""
     alpha: float = Field(default=1.0, gt=0, le=1)
     """α, weight of the cross-entropy; the rest is that of the distance to the server's weights."""
     bound: float | None = Field(default=None, gt=0)
