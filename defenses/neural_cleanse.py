@@ -176,5 +176,5 @@ def ratios(norms: Float[Tensor, "k"]) -> Float[Tensor, "k"]:
 
 
 def score(triggers: Triggers) -> float:
-    """The largest index of a network: what is calibrated on clean ones (fedsim/training/calibration.py) and compared."""
+    """The largest index of a network: calibrated on clean ones (fedsim/training/calibration.py) and compared."""
     return float(indices(triggers.norms).max())

@@ -63,8 +63,8 @@ def _check_scale(config: Any) -> None:
         raise UserError(f"attackers: model_replacement got scale null, all clients over its own, under participation."
                         f"{some}, where a round asks fewer; give scale")  # fmt: skip
     if len(replacing) > 1:
-        raise UserError(f"attackers: got {len(replacing)} entries of model_replacement, one with scale null, which takes "
-                        "its own clients for all that lengthen their way; give each a scale, or one entry all clients")  # fmt: skip
+        raise UserError(f"attackers: got {len(replacing)} entries of model_replacement, one with scale null, which "
+                        "counts its own clients alone; give each a scale, or one entry all clients")  # fmt: skip
 
 
 def _keeps_to_protocol(attacker: Any) -> bool:

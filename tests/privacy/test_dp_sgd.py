@@ -50,7 +50,9 @@ def summed_by_hand(rows: Tensor, mechanism: Mechanism) -> list[int]:
     for row in rows.double().tolist():
         if all(map(math.isfinite, row)):
             factor = min(1.0, mechanism.clip * (1 - 2.0**-40) / math.hypot(*row))
-            total = [there + math.trunc(entry * factor / mechanism.grid) for there, entry in zip(total, row, strict=True)]
+            total = [
+                there + math.trunc(entry * factor / mechanism.grid) for there, entry in zip(total, row, strict=True)
+            ]
     return total
 
 
