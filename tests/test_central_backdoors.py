@@ -134,7 +134,7 @@ def small_bench(*more: str) -> central_measures.Bench:
     return central_measures.Bench(data, Normalise(data.mean, data.std), fresh(options.model), victims, options)
 
 
-PARTS = ["dm_box", "dm_clean", "dm_invisible", "dm_open", "dm_ipc1_box", "dd_box"]
+PARTS = ["dm_box", "dm_clean", "dm_invisible", "dm_open", "dc_open", "dm_ipc1_box", "dd_box"]
 
 
 @pytest.mark.parametrize("part", PARTS)
