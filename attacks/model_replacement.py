@@ -17,7 +17,7 @@ Code    ebagdasa/backdoor_federated_learning (read, not copied): the distance is
 Differs records are poisoned once, not a number in each batch; training ends after its epochs, not at a loss; S is in
         multiples of the way of an honest training of the same client, which it can make, not an absolute length.
         Counts (integers of batch norm) are sent as they are; SCAFFOLD's control variates, too.
-Reduces `scale: 1`, `alpha: 1` and no bound: naive.py, to the bit.
+Reduces `scale: 1`, `alpha: 1` and no bound: naive.py, to the bit. `poison: false`: the honest client, to the bit.
 Cost    none beside the honest client's; with `bound` a second training.
 """
 
@@ -51,7 +51,8 @@ class Config(PoisoningConfig):
 
     name: Literal["model_replacement"] = "model_replacement"
     scale: float | None = Field(default=None, gt=0)
-    """γ; null: clients with images over attackers that act. Where a round asks fewer clients, give it."""
+    """γ; null: clients with images over attackers that act, refused where a round may ask fewer clients and where
+    another attacker of this kind is there: give it."""
     alpha: float = Field(default=1.0, gt=0, le=1)
     """α, weight of the cross-entropy; the rest is that of the distance to the server's weights."""
     bound: float | None = Field(default=None, gt=0)
@@ -76,12 +77,14 @@ class ModelReplacement:
         check_poisoning(self.config, scene)
 
     def client(self, algorithm: Algorithm, view: ClientView, broadcast: Broadcast, streams: Streams) -> Upload:
-        """The client's own part on poisoned records, and a longer way."""
+        """The client's own part on poisoned records, and a longer way; without poisoned records its honest part."""
         config, setting = self.config, view.setting
         if not isinstance(algorithm, FedAvg):
             raise UserError(f"model_replacement: got algorithm {type(algorithm).__name__}, which is no kind of FedAvg; "
                             "valid: fedavg, fedprox, scaffold, fednova, fedavgm, fedadam, fedyogi")  # fmt: skip
         trigger = white(setting.image_shape, config.size, config.target, config.offset)
+        if not config.poison:
+            return poisoned_upload(algorithm, view, broadcast, streams, config, trigger)
         upload = poisoned_upload(own(algorithm, config), view, broadcast, streams, config, trigger)
         names = setting.fresh(setting.streams.generator("template")).state_dict()  # what else is sent is no model
         start = {name: broadcast.weights[name].cpu() for name in names}

@@ -31,18 +31,19 @@ def section(title: str, note: str, data: str, words: str, parts: Sequence[Part],
 
 
 def share(parts: Sequence[Part], rows: Sequence[Part]) -> str:
-    """Success of a trigger over seeds, per cent: t over seeds; where all agree Wilson's of all their images.
+    """Success of a trigger over seeds, per cent: t over seeds; where all agree Wilson's of the images of one, the fewest.
 
     A row each of `parts`; a part made before rows said so has as many images as the data set has of other classes.
+    Seeds share their test images: counted once for each, they would be surer than they are.
     """
     shares = [row["asr"] for row in rows]
     if max(shares) > min(shares):
         return interval(shares)
-    images = [
+    images = min(
         row.get("images") or _others(part["asked"]["data"], part["target"])
         for part, row in zip(parts, rows, strict=True)
-    ]
-    low, high = wilson(sum(round(share * n) for share, n in zip(shares, images, strict=True)), sum(images))
+    )
+    low, high = wilson(round(shares[0] * images), images)
     return f"{percent(shares[0])} [{percent(low)}, {percent(high)}]"
 
 

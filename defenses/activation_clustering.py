@@ -53,7 +53,7 @@ class Config(Section):
     """Share of a class's rows below which its smaller cluster is suspicious."""
     threshold: float = Field(default=0.3, gt=0, lt=1)
     """Score beyond which an upload is left out: the silhouette where all its rows of a class are in the smaller
-    cluster; calibrate it on clean rounds (`calibration.threshold`)."""
+    cluster; calibrate it on clean rounds (`fedsim.training.calibration.threshold`)."""
 
 
 def principal(features: Float[Tensor, "n d"], components: int) -> Float[Tensor, "n e"]:

@@ -50,7 +50,8 @@ class Config(Section):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Momentum."""
     threshold: float = Field(default=6.0, gt=0)
-    """Robust z beyond which an upload is left out; calibrate it on clean rounds (`calibration.threshold`)."""
+    """Robust z beyond which an upload is left out; calibrate it on clean rounds
+    (`fedsim.training.calibration.threshold`)."""
 
 
 def class_logits(

@@ -9,8 +9,8 @@
 
 Kept is the smallest mask of a pass that reached `success`. The paper flags a_t > 2, as if a were normal: but the spread
 of k numbers is known by those k alone (ten, mostly), and clean networks are found above 2 (one in the tests, too). So
-nothing is flagged here: `indices` gives a, and calibration.py a threshold for its maximum over classes (`score`), from
-clean networks.
+nothing is flagged here: `indices` gives a, and fedsim/training/calibration.py a threshold for its maximum over classes
+(`score`), from clean networks.
 
 Source  Wang, Yao, Shan, Li, Viswanath, Zheng, Zhao, "Neural Cleanse: Identifying and Mitigating Backdoor Attacks in
         Neural Networks", S&P 2019, sections IV and V.
@@ -176,5 +176,5 @@ def ratios(norms: Float[Tensor, "k"]) -> Float[Tensor, "k"]:
 
 
 def score(triggers: Triggers) -> float:
-    """The largest index of a network: what is calibrated on clean ones (calibration.py) and compared."""
+    """The largest index of a network: calibrated on clean ones (fedsim/training/calibration.py) and compared."""
     return float(indices(triggers.norms).max())

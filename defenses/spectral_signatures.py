@@ -51,7 +51,8 @@ class Config(Section):
     over_rows: Literal["mean", "max"] = "mean"
     """How the scores of a client's rows of one class become one."""
     threshold: float = Field(default=6.0, gt=0)
-    """Robust z beyond which an upload is left out; calibrate it on clean rounds (`calibration.threshold`)."""
+    """Robust z beyond which an upload is left out; calibrate it on clean rounds
+    (`fedsim.training.calibration.threshold`)."""
 
 
 def signatures(features: Float[Tensor, "n d"], directions: int = 1) -> Float[Tensor, "n"]:

@@ -61,8 +61,8 @@ def entropies(
 ) -> Float[Tensor, "n"]:
     """H of every image, in bits; images and overlays are on the device of `network`.
 
-    −H is the score that calibration.py turns into a threshold, from the entropies of clean images. Raises `UserError`
-    where there are no images or overlays.
+    −H is the score that fedsim/training/calibration.py turns into a threshold, from the entropies of clean images.
+    Raises `UserError` where there are no images or overlays.
     """
     if not len(images) or not len(overlays):
         raise UserError(f"strip: got {len(images)} images and {len(overlays)} overlays; valid: at least one of each")

@@ -7,7 +7,8 @@ deviation (Iglewicz and Hoaglin), and where all agree every z is 0. With K clien
 ones has z = K / 1.2533 then.
 
 A threshold on z is no probability: a round has few clients, clients differ (label skew) and a score that is the
-largest of many has a heavy tail. So a default is a place to start; calibration.py takes one from clean rounds.
+largest of many has a heavy tail. So a default is a place to start; fedsim/training/calibration.py takes one from clean
+rounds.
 
 Source  Iglewicz, Hoaglin, "How to Detect and Handle Outliers", ASQC 1993 (both scales).
 Code    none read.

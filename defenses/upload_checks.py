@@ -44,7 +44,7 @@ class Config(Section):
     name: Literal["upload_checks"] = "upload_checks"
     threshold: float = Field(default=8.0, gt=0)
     """Score beyond which an upload is left out, in robust deviations; it is the largest of three for every class, so
-    calibrate it on clean rounds (`calibration.threshold`)."""
+    calibrate it on clean rounds (`fedsim.training.calibration.threshold`)."""
 
 
 def statistics(pixels: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3"]:

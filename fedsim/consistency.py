@@ -49,6 +49,22 @@ def _check_adversaries(config: Any) -> None:
     if config.privacy is not None and (other := [one.name for one in config.attackers if not _keeps_to_protocol(one)]):
         raise UserError(f"attackers: got {other[0]} under privacy, whose clients give out noisy sums alone; valid: "
                         "naive, which keeps to the protocol")  # fmt: skip
+    _check_scale(config)
+
+
+def _check_scale(config: Any) -> None:
+    """Refuse model replacement by the number of clients where that is not what is averaged, or the sum overshoots."""
+    replacing = [one for one in config.attackers if one.name == "model_replacement"]
+    if not any(one.scale is None and one.poison for one in replacing):
+        return
+    part = config.participation
+    if part.fraction < 1 or part.trace is not None:
+        some = f"fraction {part.fraction:g}" if part.trace is None else f"trace {part.trace.name}"
+        raise UserError(f"attackers: model_replacement got scale null, all clients over its own, under participation."
+                        f"{some}, where a round asks fewer; give scale")  # fmt: skip
+    if len(replacing) > 1:
+        raise UserError(f"attackers: got {len(replacing)} entries of model_replacement, one with scale null, which "
+                        "counts its own clients alone; give each a scale, or one entry all clients")  # fmt: skip
 
 
 def _keeps_to_protocol(attacker: Any) -> bool:

@@ -4,6 +4,10 @@ In the place of jaxtyping's own hook, which wraps every function, makes the wrap
 and looks at every call: it took as long as what it looked at. Here a function whose signature names no shape stays as
 it is, and a call is looked at (by jaxtyping and `tests.checked`) when its arguments or its result are of kinds that
 the function has not been seen with: types, element types, shapes. No signature of this project depends on more.
+
+beartype looks at one item of a list, at random, and at the first of a dict. Where their items are of several kinds, the
+call is looked at again with each of them in the place of all. (Of a tuple it looks at every item; no signature here has
+one of any length whose items have shapes.)
 """
 
 from __future__ import annotations
@@ -12,7 +16,8 @@ import ast
 import dataclasses
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from functools import update_wrapper, wraps
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
@@ -26,7 +31,7 @@ from tests import checked, names_a_shape
 PACKAGES = ("fedsim", "attacks", "defenses")
 _NAME = "__signature_checked__"
 _WORD = re.compile(r"[A-Za-z_]\w*")
-_plans: dict[tuple[str, CodeType], _Plan | None] = {}
+_plans: dict[tuple[str, str, CodeType], _Plan | None] = {}
 
 
 class _Plan:
@@ -41,29 +46,63 @@ class _Plan:
         results = self.passed.get(asked)
         if results is None:
             result = jaxtyped(function, typechecker=checked)(*args, **named)
-            self.passed.setdefault(asked, set()).add(kind(result))
-            return result
-        result = function(*args, **named)
-        given = kind(result)
-        if given not in results:
+        else:
+            result = function(*args, **named)
+            if kind(result) in results:
+                return result
             jaxtyped(_Returning(function, result), typechecker=checked)(*args, **named)
-            results.add(given)
+        for some, called, given in _each(args, named, result):
+            jaxtyped(_Returning(function, given), typechecker=checked)(*some, **called)
+        self.passed.setdefault(asked, set()).add(kind(result))
         return result
 
 
 def kind(value: Any) -> Any:
-    """What a signature can say of a value; of long collections, what it says of three of them."""
+    """What a signature can say of a value; of collections, what it says of every item."""
     of = type(value)
     shape = getattr(value, "shape", None)
     if shape is not None:
         return of, getattr(value, "dtype", None), tuple(shape) if isinstance(shape, Sequence) else None
-    if of is tuple or of is list:
-        some = value if len(value) <= 8 else (value[0], value[len(value) // 2], value[-1])
-        return of, len(value), tuple(map(kind, some))
-    if of is dict:
-        first = next(iter(value.items()), ())
-        return of, len(value), tuple(map(kind, first))
+    if of is tuple or of is list or isinstance(value, dict):
+        kinds = tuple(map(kind, value.values() if isinstance(value, dict) else value))
+        names = frozenset(map(type, value)) if isinstance(value, dict) else None
+        return of, len(kinds), names, kinds if len(set(kinds)) > 1 else kinds[:1]
     return (of, value) if of is str else of
+
+
+def _each(args: tuple[Any, ...], named: dict[str, Any], result: Any) -> Iterator[tuple[Any, dict[str, Any], Any]]:
+    """The call once for each place in its longest collection of several kinds, which only the item there is left in."""
+    seen = set()
+    for place in range(max(map(_places, (args, tuple(named.values()), result)))):
+        call = _turned(args, place), {name: _turned(value, place) for name, value in named.items()}
+        given = _turned(result, place)
+        if (found := kind((*call, given))) not in seen:
+            seen.add(found)
+            yield *call, given
+
+
+def _places(value: Any) -> int:
+    """Length of the longest list or dict of several kinds in a value; 0: it has none."""
+    if type(value) not in (list, tuple) and not isinstance(value, dict):
+        return 0
+    items = list(value.values() if isinstance(value, dict) else value)
+    own = len(items) if type(value) is not tuple and len(set(map(kind, items))) > 1 else 0
+    return max([own, *map(_places, items)])
+
+
+def _turned(value: Any, place: int) -> Any:
+    """The value with one item of each list in the place of all, and one item of each dict."""
+    if type(value) is tuple:
+        return tuple(_turned(one, place) for one in value)
+    if type(value) is list and value:
+        return [_turned(value[place % len(value)], place)] * len(value)
+    if isinstance(value, dict) and value:
+        name, one = list(value.items())[place % len(value)]
+        only = copy(value)
+        only.clear()
+        only[name] = _turned(one, place)
+        return only
+    return value
 
 
 class _Returning:
@@ -83,7 +122,7 @@ def signature_checked(given: Any) -> Any:
         if dataclasses.is_dataclass(given) and "__init__" in vars(given):
             setattr(given, "__init__", signature_checked(vars(given)["__init__"]))  # noqa: B010
         return given
-    key = (given.__module__, given.__code__)
+    key = (given.__module__, given.__qualname__, given.__code__)  # two data classes' __init__ can be of equal code
     if key not in _plans:
         _plans[key] = _Plan() if _has_shapes(given) else None
     plan = _plans[key]

@@ -196,6 +196,18 @@ BAD = [
     ),
     ({"attackers": [attacker("model_replacement", scale=0)], **FEDAVG}, "attackers.0.scale: got 0"),
     ({"attackers": [attacker("model_replacement", alpha=1.5)], **FEDAVG}, "attackers.0.alpha: got 1.5"),
+    (
+        {"attackers": [attacker("model_replacement")], "participation": {"fraction": 0.5}, **FEDAVG},
+        r"^attackers: model_replacement got scale null.*participation\.fraction 0\.5, where a round .* give scale$",
+    ),
+    (
+        {"attackers": [attacker("model_replacement")], "participation": {"trace": "cyclic"}, **FEDAVG},
+        r"participation\.trace cyclic, where a round asks fewer; give scale$",
+    ),
+    (
+        {"attackers": [attacker("model_replacement", clients=[one]) for one in (0, 1)], **FEDAVG},
+        r"^attackers: got 2 entries of model_replacement, one with scale null, .*; give each a scale, or one entry .*$",
+    ),
     ({"attackers": [attacker("direct", fraction=0.2)]}, "fraction: unknown key"),
     ({"attackers": [attacker("nave")]}, "unknown attacker 'nave' .did you mean 'naive'"),
 ]
@@ -205,6 +217,13 @@ BAD = [
 def test_what_cannot_be_is_one_line(changes: dict[str, Any], line: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=line):
         execute(config(controls={"without_attackers": False}, **changes), tmp_path)
+
+
+def test_a_scale_that_was_given_is_taken_whoever_is_asked() -> None:
+    given = [attacker("model_replacement", clients=[one], scale=2.0) for one in (0, 1)]
+    for part, attackers in ({"fraction": 0.5}, given), ({}, given), ({}, [attacker("model_replacement")]):
+        config(attackers=attackers, participation=part, **FEDAVG)
+    config(attackers=[attacker("model_replacement", poison=False)], participation={"fraction": 0.5}, **FEDAVG)
 
 
 def test_a_run_without_attackers_keeps_its_hash(tmp_path: Path) -> None:

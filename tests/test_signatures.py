@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections import OrderedDict
 from collections.abc import Iterator
 from types import ModuleType
 
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-Row = Float[Tensor, "n"]
+Named = Float[Tensor, "n"]
 
 def plain(x: int, y: Tensor) -> int:
     return x
@@ -31,7 +32,7 @@ def plain(x: int, y: Tensor) -> int:
 def added(x: Float[Tensor, "n"], y: Float[Tensor, "n"], *, wrong: bool = False) -> Float[Tensor, "n"]:
     return (x + y)[None] if wrong else x + y
 
-def renamed(x: Row) -> Row:
+def renamed(x: Named) -> Named:
     return x
 
 def several(rows: list[Float[Tensor, "_"]], mapped: dict[str, Float[Tensor, "_"]]) -> int:
@@ -41,6 +42,19 @@ def outer(n: int) -> Callable[[Tensor], Tensor]:
     def inner(x: Float[Tensor, "n d"]) -> Float[Tensor, "n"]:
         return x.sum(1) * n
     return inner
+
+def both(rows: list[Float[Tensor, "n _"]], classes: list[Int64[Tensor, "n"]]) -> dict[str, Float[Tensor, "_"]]:
+    return {str(place): row.flatten() if place < 2 else row for place, row in enumerate(rows)}
+
+@dataclass(frozen=True)
+class Row:
+    values: Float[Tensor, "n"]
+    others: Float[Tensor, "n"]
+
+@dataclass(frozen=True)
+class Table:
+    values: Float[Tensor, "n d"]
+    others: Float[Tensor, "n d"]
 
 @dataclass(frozen=True)
 class Pair:
@@ -110,6 +124,41 @@ def test_a_name_of_a_shape_and_what_collections_hold_are_looked_at(made: ModuleT
         made.several([bad, bad], {"a": good})
     with pytest.raises(TypeCheckError):
         made.several([good, good], {"a": bad})
+
+
+def test_every_item_of_a_collection_is_looked_at_and_not_by_chance(made: ModuleType) -> None:
+    good, bad, other = torch.ones(2), torch.ones(2, 2), torch.ones(5)
+    for _ in range(2):
+        for length in (2, 3, 20):
+            for place in range(length):
+                rows = [good] * length
+                rows[place] = bad
+                with pytest.raises(TypeCheckError):
+                    made.several(rows, {"a": good})
+        for mapped in ({"a": good, "b": bad}, OrderedDict(a=good, b=bad), {"a": good, "b": other, "c": good.long()}):
+            with pytest.raises(TypeCheckError):
+                made.several([good, other], mapped)
+        assert made.several([good, other, good], OrderedDict(a=good, b=other)) == 3
+        assert made.several([], {}) == 0
+
+
+def test_items_of_several_kinds_are_looked_at_with_those_at_the_same_place(made: ModuleType) -> None:
+    rows, classes = [torch.ones(2, 3), torch.ones(4, 3)], [torch.zeros(2).long(), torch.zeros(4).long()]
+    assert len(made.both(rows, classes)) == 2
+    for _ in range(2):
+        with pytest.raises(TypeCheckError):
+            made.both(rows, classes[::-1])
+        with pytest.raises(TypeCheckError, match="return value"):  # the last of the result is no vector
+            made.both([*rows, rows[0]], [*classes, classes[0]])
+
+
+def test_two_data_classes_with_the_same_fields_are_told_apart(made: ModuleType) -> None:
+    vector, table = torch.ones(2), torch.ones(2, 2)
+    made.Row(vector, vector)
+    made.Table(table, table)
+    for wrong, value in ((made.Row, table), (made.Table, vector)):
+        with pytest.raises(TypeCheckError):
+            wrong(value, value)
 
 
 def test_a_closure_is_looked_at_each_time_that_it_is_defined(made: ModuleType) -> None:

@@ -183,12 +183,12 @@ def test_yes_takes_a_win_over_an_honest_client_with_the_same_labels() -> None:
     assert "half poisoned **unlike the others** (AUROC 1.00" in text  # the control has the labels of a tenth
 
 
-def test_seeds_that_agree_on_a_success_are_as_sure_as_their_images(bench: Bench) -> None:
+def test_seeds_that_agree_on_a_success_are_as_sure_as_the_images_of_one(bench: Bench) -> None:
     parts = [{"asked": {"data": "digits"}, "target": target} for target in (0, 1)]
-    size = [int((bench.dataset.test.labels != target).sum()) for target in (0, 1)]
-    low, high = wilson(sum(size), sum(size))
+    size = min(int((bench.dataset.test.labels != target).sum()) for target in (0, 1))
+    low, high = wilson(size, size)
     assert ticket_tables.share(parts, [{"asr": 1.0}] * 2) == f"100.00 [{100 * low:.2f}, {100 * high:.2f}]"
-    low, high = wilson(0, 30)
+    low, high = wilson(0, 10)
     assert ticket_tables.share(parts, [{"asr": 0.0, "images": 10}, {"asr": 0.0, "images": 20}]).endswith(
         f"{100 * high:.2f}]"
     )

@@ -1,4 +1,4 @@
-"""Real images as every room sees them: uint8 in (n, c, h, w), labels beside them, normalised only on the device."""
+"""Real images as every room sees them: bytes in (n, c, h, w), labels beside them, normalised only on the device."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Float32, Int64, UInt8
 from pydantic import Field
 from torch import Tensor
 
@@ -26,12 +26,17 @@ class DataConfig(Section):
     private images are then part of every set that is saved. Not in a federation."""
 
 
+GreyLevels = UInt8[Tensor, "n c h w"] | Float32[Tensor, "n c h w"]
+"""Pixels of images: bytes, or numbers that no image file holds (`Images.pixels`)."""
+
+
 @dataclass(frozen=True)
 class Images:
     """Labelled images of one split."""
 
-    pixels: UInt8[Tensor, "n c h w"]
-    """Grey levels 0..255."""
+    pixels: GreyLevels
+    """Grey levels 0..255 as bytes; float32, and not only those, where a trigger lies outside the box of pixels
+    (trigger.py) or a set was condensed there: no image file holds such images, no data set is read or saved so."""
     labels: Int64[Tensor, "n"]
     """Class of each image, 0..k-1."""
     soft: Float[Tensor, "n k"] | None = None

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import http.client
 import importlib
+import importlib.metadata
 import importlib.util
 import os
 import pickle
@@ -69,7 +70,11 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
     folders = package.submodule_search_locations if package else None
     if not folders:
         raise UserError("data.name=digits: scikit-learn, which holds them, is not installed; pip install scikit-learn")
-    table = np.loadtxt(Path(folders[0]) / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    file = Path(folders[0]) / "datasets" / "data" / "digits.csv.gz"
+    if not file.is_file():
+        raise UserError(f"data.name=digits: scikit-learn {importlib.metadata.version('scikit-learn')} has no {file}; "
+                        "install it whole: pip install --force-reinstall scikit-learn")  # fmt: skip
+    table = np.loadtxt(file, delimiter=",")
     return table[:, :-1], table[:, -1]
 
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from fedsim.data.images import Dataset, Images
+from fedsim.data.images import Dataset, GreyLevels, Images
 from fedsim.data.zca import Whitening, fit
 
 SLACK = 0.1
@@ -32,8 +32,8 @@ class Normalise:
         zca = None if dataset.zca is None else fit(train.pixels, dataset.mean, dataset.std, dataset.zca)
         return cls(dataset.mean, dataset.std, zca)
 
-    def __call__(self, pixels: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-        """Bytes to float32 network input, on the bytes' device."""
+    def __call__(self, pixels: GreyLevels) -> Float[Tensor, "n c h w"]:
+        """Grey levels to float32 network input, on their device."""
         mean, std = self._tensors(pixels.device)
         plain = (pixels.to(torch.float32) / 255 - mean) / std
         return plain if self.zca is None else self.zca(plain)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64, Shaped, UInt8
+from jaxtyping import Float, Float32, Int64, Shaped, UInt8
 from torch import Tensor
 
 from fedsim.distill.base import Task
@@ -196,7 +196,9 @@ def _padded(batches: Sequence[Tensor], most: int) -> Tensor:
     return torch.stack([F.pad(batch, (0, 0) * (batch.ndim - 1) + (0, most - len(batch))) for batch in batches])
 
 
-def real_batches(task: Task, per_class: int, rng: torch.Generator) -> list[UInt8[Tensor, "_ c h w"]]:
+def real_batches(
+    task: Task, per_class: int, rng: torch.Generator
+) -> list[UInt8[Tensor, "_ c h w"] | Float32[Tensor, "_ c h w"]]:
     """Up to `per_class` random real images (0: all) of each class that has a budget."""
     budget = task.budget.cpu()
     most = torch.full_like(budget, per_class) if per_class else task.real.counts

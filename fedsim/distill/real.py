@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64
 from torch import Tensor
 
-from fedsim.data.images import Images
+from fedsim.data.images import GreyLevels, Images
 from fedsim.data.transforms import Normalise
 from fedsim.distill.matching import class_sums, ordered_sums
 
@@ -45,9 +45,7 @@ class Real(Protocol):
         """Σ embed(x) over up to `per_class` random images of every class (0: all of them), and how many there were."""
         ...
 
-    def subset(
-        self, counts: Int64[Tensor, "s"], rng: torch.Generator
-    ) -> tuple[UInt8[Tensor, "m c h w"], Int64[Tensor, "m"]]:
+    def subset(self, counts: Int64[Tensor, "s"], rng: torch.Generator) -> tuple[GreyLevels, Int64[Tensor, "n"]]:
         """`counts[c]` random real images of each class c (at most those there are), labels ascending."""
         ...
 
@@ -84,9 +82,7 @@ class RealImages:
         assert sums is not None, "a task without real images is never condensed"
         return sums, torch.bincount(labels, minlength=self.num_classes).to(device)
 
-    def subset(
-        self, counts: Int64[Tensor, "k"], rng: torch.Generator
-    ) -> tuple[UInt8[Tensor, "m c h w"], Int64[Tensor, "m"]]:
+    def subset(self, counts: Int64[Tensor, "k"], rng: torch.Generator) -> tuple[GreyLevels, Int64[Tensor, "n"]]:
         """`counts[c]` random real images of each class c (at most those there are), labels ascending."""
         rows, labels = self._draw(counts, rng)
         device = self._images.pixels.device
@@ -134,9 +130,7 @@ class Owners:
         assert sums is not None, "a task without real images is never condensed"
         return sums, torch.bincount(places, minlength=len(self.counts)).to(sums.device)
 
-    def subset(
-        self, counts: Int64[Tensor, "s"], rng: torch.Generator
-    ) -> tuple[UInt8[Tensor, "m c h w"], Int64[Tensor, "m"]]:
+    def subset(self, counts: Int64[Tensor, "s"], rng: torch.Generator) -> tuple[GreyLevels, Int64[Tensor, "n"]]:
         """`counts[s]` random real images of each segment s (at most those there are), labels ascending."""
         state, images, labels = rng.get_state(), [], []
         for index, (owner, wanted) in enumerate(zip(self._owners, counts.split(self._classes), strict=True)):

@@ -176,7 +176,9 @@ class NoisySteps(DPOptimizer):
 def summed(rows: Float[Tensor, "n p"], mechanism: Mechanism) -> Int64[Tensor, "p"]:
     """Σ clip_C(g_i), each cut towards zero on the grid; a gradient that is not finite counts as zero.
 
-    The sum is of integers: on a CPU it is taken over blocks that stay in its cache, and is the same.
+    On a CPU it is taken over blocks that stay in its cache, and is the same up to the rounding of norms, which may be
+    reduced in another order. The sensitivity does not depend on it: clipping leaves room for rounding, and the sum is
+    of integers.
     """
     block = len(rows) if rows.is_cuda else max(1, CACHED // rows.shape[1])
     total = rows.new_zeros(rows.shape[1], dtype=torch.long)

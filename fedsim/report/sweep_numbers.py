@@ -109,7 +109,7 @@ def _over(own: Sequence[Cell], cells: Sequence[Cell], name: str) -> dict[str, An
     values = [value for _, value in found]
     mean, interval = bounded_ci(values) if name == "detection_auroc" else mean_ci(values)
     if name != "detection_auroc" and max(values) - min(values) < 1e-12:  # t has no width, or there is one seed
-        return _told(mean, _within([cell for cell, _ in found], name), "images", len(values))
+        return _told(mean, _within([cell for cell, _ in found], name, mean), "images", len(values))
     return _told(mean, interval, "seeds", len(values))
 
 
@@ -117,12 +117,15 @@ def _told(mean: float, interval: Interval | None, over: str, n: int) -> dict[str
     return {"mean": mean, "interval": list(interval) if interval else None, "over": over, "n": n}
 
 
-def _within(cells: Sequence[Cell], name: str) -> Interval | None:
-    """Of runs that agree: of a share of stamped images Wilson's of all of them; else the widest of a run's own."""
+def _within(cells: Sequence[Cell], name: str, mean: float) -> Interval | None:
+    """Of runs that agree: of a share of stamped images Wilson's of the run with the fewest; else the widest of a run's.
+
+    The seeds share their test images: counted once for each, they would be surer than they are.
+    """
     triggers = [row for cell in cells for row in cell.result.get("backdoor", {}).get("triggers", ())]
     if name in IMAGES and name != "lift" and triggers:
-        hits = sum(round(row[IMAGES[name]] * row["images"]) for row in triggers)
-        return wilson(hits, sum(row["images"] for row in triggers))
+        images = min(row["images"] for row in triggers)
+        return wilson(round(mean * images), images)
     if name == "accuracy":
         ends = [cell.result["accuracy_ci"] for cell in cells if cell.result["accuracy_ci"]]
     else:

@@ -27,6 +27,7 @@ from fedsim.data.transforms import Normalise
 from fedsim.data.weights import weighted
 from fedsim.models.execution import AS_WRITTEN, Execution, Runner
 from fedsim.models.network import Network
+from fedsim.types import UserError
 
 
 class TrainConfig(Section):
@@ -78,8 +79,11 @@ def fit(
     those of the whole batch, except under batch norm, which always sees the whole batch. `progress(epoch, loss)` is
     called after every epoch and ends the training by returning True; `adjust(network)` may change a batch's gradient
     before its step. `rng` is on the CPU. Epochs before `first`, from 0, count as done, for the schedule alone. An epoch
-    is `size` images, by default all of them: sets of different sizes can take the same steps.
+    is `size` images, by default all of them: sets of different sizes can take the same steps. Raises `UserError` where
+    there is no image.
     """
+    if not len(images):
+        raise UserError("training: got a set of no image; valid: at least one; give images, or leave this training out")
     runner, optimiser = Runner(network.train(), execution), _sgd(network, config)
     device, size = images.pixels.device, size or len(images)
     loss, orders = torch.zeros((), device=device), _shuffled(len(images), size, rng)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from fedsim.federated.algorithms.fedprox import Config as ProxConfig
 from fedsim.federated.algorithms.fedprox import FedProx
 from fedsim.federated.algorithms.scaffold import CONTROL, Scaffold
 from fedsim.federated.algorithms.scaffold import Config as ScaffoldConfig
-from fedsim.federated.attackers import Attacker
+from fedsim.federated.attackers import TRIGGER, Attacker
 from fedsim.federated.base import Algorithm, Broadcast, ServerState, Upload
 from fedsim.models.functional import flatten
 from fedsim.seeding import Streams
@@ -86,6 +87,22 @@ def test_a_scale_of_one_is_naive_to_the_bit_and_by_default_it_is_the_number_of_c
         torch.testing.assert_close(longer[name], start[name] + 3 * (value - start[name]), atol=1e-5, rtol=1e-4)
     half = sent(ModelReplacement(Config(**POISON | {"clients": (LIAR, 0)}, scale=None)))
     assert float(distance(half, start)) == pytest.approx(1.5 * float(distance(plain, start)), rel=1e-4)
+
+
+def test_without_poison_it_sends_what_the_honest_client_does_to_the_bit(tmp_path: Path) -> None:
+    here, algorithm = federation.setting(), averaging()
+    (message,) = algorithm.broadcast(algorithm.init(here), [LIAR]).values()
+    honest = algorithm.client(federation.view(LIAR, here), message, Streams(5))
+    own = LOCAL.model_copy(update={"epochs": 9})
+    for more in ({}, {"scale": 7.0, "alpha": 0.5, "train": own}, {"bound": 2.0}):
+        attacker = replacing(poison=False, **more)
+        found = attacker.client(algorithm, federation.view(LIAR, here, tmp_path), message, Streams(5))
+        assert honest.weights is not None
+        assert found.weights is not None
+        assert set(found.weights) == set(honest.weights)
+        assert all(torch.equal(found.weights[name], value) for name, value in honest.weights.items())
+        assert (found.client, found.examples, found.losses) == (honest.client, honest.examples, honest.losses)
+    assert (tmp_path / TRIGGER).is_file()
 
 
 def test_the_attackers_own_training() -> None:

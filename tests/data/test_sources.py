@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import importlib.metadata
+import importlib.util
 import os
 import pickle
+import re
 import shutil
 import socket
 import struct
@@ -83,6 +86,24 @@ def test_digits_are_scaled_and_split_once_for_all() -> None:
     assert data.mean == pytest.approx((scaled.mean().item(),), abs=5e-5)
     assert data.std == pytest.approx((scaled.std(correction=0).item(),), abs=5e-5)
     assert data.fingerprint() == sources.Digits(sources.Digits.Config(val=0.3)).load().fingerprint()
+
+
+def test_digits_that_scikit_learn_lacks_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sources, "_digits", vars(sources._digits)["__wrapped__"])  # whatever was read before
+    (tmp_path / "sklearn").mkdir()
+    (tmp_path / "sklearn" / "__init__.py").touch()
+    found = importlib.util.spec_from_file_location("sklearn", tmp_path / "sklearn" / "__init__.py",
+                                                   submodule_search_locations=[str(tmp_path / "sklearn")])  # fmt: skip
+    missing = re.escape(str(tmp_path / "sklearn" / "datasets" / "data" / "digits.csv.gz"))
+    version = re.escape(importlib.metadata.version("scikit-learn"))
+    for spec, line in (
+        (found, rf"scikit-learn {version} has no {missing}; install it whole: pip install --force-reinstall"),
+        (None, "scikit-learn, which holds them, is not installed; pip install scikit-learn"),
+    ):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name, spec=spec: spec)
+        with pytest.raises(UserError, match=rf"^data\.name=digits: {line}") as refused:
+            sources.Digits(sources.Digits.Config()).load()
+        assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("name", names("data"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from fedsim.data.augment import Config as DSAConfig
 from fedsim.models.network import build_network
 from fedsim.privacy import dp_sgd as module
 from fedsim.privacy import ledger as ledgers
-from fedsim.privacy.dp_sgd import DPSGD, Config, check
+from fedsim.privacy.dp_sgd import DPSGD, Config, check, summed
 from fedsim.privacy.ledger import Ledger
+from fedsim.privacy.mechanism import Mechanism, clipped
 from fedsim.privacy.noise import SystemNoise
 from fedsim.privacy.premises import assumptions
 from fedsim.seeding import stream
@@ -36,10 +38,49 @@ LR = TRAINING.lr
 def test_steps_are_the_equation(monkeypatch, clip, rate, pieces):
     network, images = loops.convnet(), loops.images((4, 0, 1, 3))
     size = sum(value.numel() for value in network.parameters())
-    monkeypatch.setattr(module, "MOST", pieces * size)
+    monkeypatch.setattr(module, "MOST", 4 * pieces * size)  # on a CPU a quarter is used: `pieces` records together
     literal(network, images, noise(), steps=3, rate=rate, clip=clip, sigma=0.7, divisor=rate * BOUND, lr=LR)
     found = trained(agreed(clip=clip, rate=rate), noise())
     assert float((found - vector(network)).abs().max()) <= 1e-8 * max(1.0, clip)
+
+
+def summed_by_hand(rows: Tensor, mechanism: Mechanism) -> list[int]:
+    """One record and one coordinate at a time; a record that is not finite counts as zero."""
+    total = [0] * rows.shape[1]
+    for row in rows.double().tolist():
+        if all(map(math.isfinite, row)):
+            factor = min(1.0, mechanism.clip * (1 - 2.0**-40) / math.hypot(*row))
+            total = [
+                there + math.trunc(entry * factor / mechanism.grid) for there, entry in zip(total, row, strict=True)
+            ]
+    return total
+
+
+@pytest.mark.parametrize("together", [1, 3])
+@pytest.mark.parametrize("width", [5, 400])
+def test_blocks_of_records_add_up_to_all_of_them(monkeypatch, together, width):
+    """Seven records: short and long ones and one that is not finite; seven blocks, or two and one that is not full."""
+    lengths = torch.tensor([0.01, 0.5, 3.0, 40.0, 1e6, 1.0, 2.0])
+    rows = torch.randn((7, width), generator=stream(3)) * lengths[:, None]
+    rows[5, 2] = float("nan")
+    mechanism = agreed(clip=1.5).mechanism
+    whole = summed(rows, mechanism)
+    looked: list[int] = []
+
+    def watched(part: Tensor, clip: float) -> Tensor:
+        looked.append(len(part))
+        return clipped(part, clip)
+
+    monkeypatch.setattr(module, "clipped", watched)
+    assert torch.equal(summed(rows, mechanism), whole)
+    assert looked == [7]  # at this width all of them are one block unless told otherwise
+    looked.clear()
+    monkeypatch.setattr(module, "CACHED", together * width)
+    assert torch.equal(summed(rows, mechanism), whole)
+    assert looked == {1: [1] * 7, 3: [3, 3, 1]}[together]
+    apart = [abs(one - other) for one, other in zip(whole.tolist(), summed_by_hand(rows, mechanism), strict=True)]
+    assert max(apart) <= len(rows)  # a coordinate may round across a step of the grid, once for each record
+    assert int(whole.abs().max()) > 1e6
 
 
 def test_without_clipping_and_noise_it_is_sgd_on_the_poisson_batches():

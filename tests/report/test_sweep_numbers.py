@@ -22,12 +22,12 @@ def test_an_interval_is_over_seeds_where_there_are_several(tmp_path: Path) -> No
     assert line["accuracy"]["interval"] == [0.8, 1.0]
 
 
-def test_seeds_that_agree_are_as_sure_as_their_images(tmp_path: Path) -> None:
-    """Student's t would be of no width there."""
+def test_seeds_that_agree_are_as_sure_as_the_images_of_one(tmp_path: Path) -> None:
+    """Student's t would be of no width there, and the test images of one seed are those of the others."""
     shares = [trigger(1.0, 1.0, images) for images in (100, 50, 80)]
     (line,) = table_of([cell(tmp_path, "naive", seed=seed, backdoor=one) for seed, one in enumerate(shares)])
-    assert line["attack_success"] == {"mean": 1.0, "interval": list(wilson(230, 230)), "over": "images", "n": 3}
-    assert line["without_attackers"]["interval"] == list(wilson(0, 230))
+    assert line["attack_success"] == {"mean": 1.0, "interval": list(wilson(50, 50)), "over": "images", "n": 3}
+    assert line["without_attackers"]["interval"] == list(wilson(0, 50))
     assert line["lift"] == {"mean": 1.0, "interval": [0.9, 1.1], "over": "images", "n": 3}  # the widest of a run
     assert line["accuracy"]["interval"] == [0.8, 1.0]
     assert line["accuracy_change"]["interval"] is None

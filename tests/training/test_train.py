@@ -22,6 +22,7 @@ from fedsim.models.network import Network, build_network
 from fedsim.models.norms import Norm
 from fedsim.seeding import stream
 from fedsim.training.train import TrainConfig, accuracy, fit
+from fedsim.types import UserError
 from tests.reference import dm as reference
 
 PLAIN = TrainConfig(epochs=2, lr=0.1, momentum=0.5, weight_decay=0.01, batch_size=4, schedule="constant")
@@ -83,6 +84,17 @@ def test_an_epoch_can_be_of_another_number_of_images(more: int) -> None:
     expected, expected_loss = by_hand(PLAIN, [0.1, 0.1], size)
     torch.testing.assert_close(flatten(state(net)), expected, rtol=0, atol=1e-6)
     assert loss == pytest.approx(expected_loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"size": 4}, {}])
+def test_no_image_is_refused_before_anything_is_drawn(options: dict[str, int]) -> None:
+    net, rng = network(), stream(1)
+    before, drawn = flatten(state(net)), rng.get_state()
+    nothing = reference.images().take(torch.empty(0, dtype=torch.int64))
+    with pytest.raises(UserError, match=r"^training: got a set of no image; valid: at least one.*$"):
+        fit(net, nothing, reference.NORMALISE, PLAIN, rng, **options)
+    assert torch.equal(flatten(state(net)), before)
+    assert torch.equal(rng.get_state(), drawn)
 
 
 @pytest.mark.parametrize(("epochs", "before"), [(1, 1), (2, 1), (3, 2), (5, 3), (6, 3)])
