@@ -14,7 +14,7 @@ from fedsim.types import UserError
 
 CATALOG: dict[str, dict[str, str]] = {
     "data": {
-        "digits": "fedsim.data.sources:Digits",
+        "digits": "fedsim.data.digits:Digits",
         "mnist": "fedsim.data.sources:MNIST",
         "fashion_mnist": "fedsim.data.sources:FashionMNIST",
         "cifar10": "fedsim.data.sources:CIFAR10",

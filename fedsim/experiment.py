@@ -23,7 +23,7 @@ from fedsim.report.html import write_report
 from fedsim.report.table import model_label
 from fedsim.runs import RunDirectory, manifest
 from fedsim.schema import Experiment, FederatedRun
-from fedsim.sibling_uploads import answers, copy
+from fedsim.sibling_uploads import Answer, answers, copy
 from fedsim.simulation import simulate
 from fedsim.types import RunFailed, UserError
 from fedsim.workload import settled
@@ -61,16 +61,22 @@ def execute(
             _finish(run, parts, terminal)
             return run.path
         facts = manifest(config, config.compute.device, list(argv)) | inputs
-        if taken := answers(run, config, facts, siblings):
-            counts = Counter(one.run for one in taken)
-            terminal.say(f"{len(taken)} answers of clients are taken over from {', '.join(counts)}")
-            facts |= {"answers_of": dict(counts)}
-        facts = _begin(run, facts, terminal)
+        taken = answers(run, config, facts, siblings)
+        facts = _begin(run, facts | _taken_over(taken, terminal), terminal)
         copy(taken)
         parts.split.save(run.path / "split.npz")
         run.write_json("result", _work(run, parts, terminal, facts, chosen, clean))
         _finish(run, parts, terminal)
     return run.path
+
+
+def _taken_over(found: Sequence[Answer], terminal: Terminal) -> dict[str, Any]:
+    """What the manifest says of answers that other runs' clients gave: how many each."""
+    if not found:
+        return {}
+    counts = Counter(one.run for one in found)
+    terminal.say(f"{len(found)} answers of clients are taken over from {', '.join(counts)}")
+    return {"answers_of": dict(counts)}
 
 
 def _without_attackers(config: Experiment, out: Path, engine: Engine | None) -> RunDirectory | None:

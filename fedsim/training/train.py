@@ -76,14 +76,12 @@ def fit(
     """Train `network` in place and return the mean loss of the last epoch.
 
     `images` lie on the network's device. A batch is passed through in pieces as `execution` says; gradients add up to
-    those of the whole batch, except under batch norm, which always sees the whole batch. `progress(epoch, loss)` is
-    called after every epoch and ends the training by returning True; `adjust(network)` may change a batch's gradient
-    before its step. `rng` is on the CPU. Epochs before `first`, from 0, count as done, for the schedule alone. An epoch
-    is `size` images, by default all of them: sets of different sizes can take the same steps. Raises `UserError` where
-    there is no image.
+    those of the whole batch, except under batch norm, which always sees it whole. `progress(epoch, loss)` is called
+    after every epoch and ends the training by returning True; `adjust(network)` may change a batch's gradient before
+    its step. `rng` is on the CPU. Epochs before `first`, from 0, count as done, for the schedule alone. An epoch is
+    `size` images, by default all: sets of different sizes can take the same steps. No image is a `UserError`.
     """
-    if not len(images):
-        raise UserError("training: got a set of no image; valid: at least one; give images, or leave this training out")
+    _require_some(images)
     runner, optimiser = Runner(network.train(), execution), _sgd(network, config)
     device, size = images.pixels.device, size or len(images)
     loss, orders = torch.zeros((), device=device), _shuffled(len(images), size, rng)
@@ -103,6 +101,11 @@ def fit(
             break
     network.eval()
     return float(loss)
+
+
+def _require_some(images: Images) -> None:
+    if not len(images):
+        raise UserError("training: got a set of no image; valid: at least one; give images, or leave this training out")
 
 
 def follow(network: Network, images: Images, normalise: Normalise, *, execution: Execution = AS_WRITTEN) -> float:
