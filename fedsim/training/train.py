@@ -81,10 +81,9 @@ def fit(
     its step. `rng` is on the CPU. Epochs before `first`, from 0, count as done, for the schedule alone. An epoch is
     `size` images, by default all: sets of different sizes can take the same steps. No image is a `UserError`.
     """
-    _require_some(images)
     runner, optimiser = Runner(network.train(), execution), _sgd(network, config)
-    device, size = images.pixels.device, size or len(images)
-    loss, orders = torch.zeros((), device=device), _shuffled(len(images), size, rng)
+    device, number = images.pixels.device, _some(images)
+    loss, orders = torch.zeros((), device=device), _shuffled(number, size or number, rng)
     for epoch in range(first, config.epochs):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(config, epoch)
@@ -96,16 +95,18 @@ def fit(
             if adjust is not None:
                 adjust(network)
             optimiser.step()
-        loss /= size
+        loss /= size or number
         if progress is not None and progress(epoch + 1, float(loss)) is True:
             break
     network.eval()
     return float(loss)
 
 
-def _require_some(images: Images) -> None:
+def _some(images: Images) -> int:
+    """How many images there are."""
     if not len(images):
         raise UserError("training: got a set of no image; valid: at least one; give images, or leave this training out")
+    return len(images)
 
 
 def follow(network: Network, images: Images, normalise: Normalise, *, execution: Execution = AS_WRITTEN) -> float:
