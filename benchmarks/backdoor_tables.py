@@ -25,7 +25,7 @@ SWEEPS = {
     ),
     "mnist_matrix": (
         "Attackers against defences in FedDM on MNIST",
-        "One malicious client of ten, as above; read as the table on the digits below.",
+        "One malicious client of ten, as above; read as the table on the digits below. Empty places were not run yet.",
     ),
     "digits_matrix": (
         "Attackers against defences in FedDM on the digits",
