@@ -21,6 +21,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from fedsim.build import Parts
 from fedsim.config import Raw, Section, merge, override, read, validate
 from fedsim.experiment import execute
 from fedsim.report.sweep_cells import Cell
@@ -84,7 +85,12 @@ def load_sweep(path: Path, assignments: Sequence[str] = ()) -> tuple[Sweep, list
 
 
 def run_sweep(sweep: Sweep, plans: Sequence[Plan], out: Path, say: Callable[[str], None]) -> tuple[Path, list[str]]:
-    """Make what is missing; returns the folder and what failed. A run that fails does not stop the others."""
+    """Make what is missing; returns the folder and what failed. A run that fails does not stop the others.
+
+    Data that are not there are a `UserError` before the first: every run that reads them would fail alike.
+    """
+    for config in {plan.config.data.model_dump_json(): plan.config for plan in plans}.values():
+        _ = Parts(config).dataset
     folder, failures = out / sweep.name, []
     done: list[Cell] = []
     for number, plan in enumerate(plans, 1):

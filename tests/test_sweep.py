@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from fedsim.cli import app
+from fedsim.cli import app, main
 from fedsim.config import parse_yaml
 from fedsim.sweep import load_sweep, run_sweep
 from fedsim.types import UserError
@@ -88,6 +88,17 @@ def test_a_run_that_fails_leaves_the_others_and_exits_1(tmp_path: Path) -> None:
     assert len(failures) == 1
     assert failures[0].startswith("broken · seed 0: round 1: 0 of 2 uploads were usable")
     assert "broken" in (folder / "sweep.html").read_text()
+
+
+def test_data_that_are_not_there_stop_the_sweep_before_its_first_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = {key: value for key, value in parse_yaml(TINY, "test").items() if key != "name"}
+    file = written(tmp_path / "s.yaml", run=run | {"data": {"name": "mnist", "path": str(tmp_path)}})
+    assert main(["sweep", str(file), "--out", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "data mnist is not (or not intact)" in line
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_only_the_data_can_tell_fails_its_cell_alone(tmp_path: Path) -> None:
