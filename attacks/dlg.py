@@ -18,7 +18,7 @@ Cost    iterations × the double backward pass of each problem.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Int64
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from attacks.alone import alone
 from attacks.gradient_findings import findings_of, first, observed, scores_of
-from attacks.gradient_matching import Matching, Observed, Reconstruction
+from attacks.gradient_matching import Distance, Matching, Observed, Reconstruction, squared, squared_where_sent
 from attacks.lbfgs import Search
 from attacks.smooth import annealed
 from fedsim.audit.types import Finding, Knowledge, Release, Scores, ThreatModel, Truth
@@ -39,6 +39,7 @@ from fedsim.seeding import Streams
 class LBFGSConfig(Section):
     """Settings of an attack by L-BFGS."""
 
+    later: ClassVar[tuple[str, ...]] = ("entries",)
     iterations: int = Field(default=6000, ge=1)
     """Steps of one attempt: the published 300 × 20."""
     restarts: int = Field(default=1, ge=1)
@@ -53,6 +54,14 @@ class LBFGSConfig(Section):
     """Steps in which the loss must fall by a tenth, or the attempt is given up."""
     softplus: tuple[float, ...] = Field(default=(), strict=False)
     """Sharpness of the smooth copies of a ReLU network, in order; empty: the network itself."""
+
+    entries: Literal["all", "sent"] = "all"
+    """`sent`: match only entries that are not zero; adaptive to clients that prune (defenses/gradient_pruning.py)."""
+
+    @property
+    def distance(self) -> Distance:
+        """D."""
+        return squared if self.entries == "all" else squared_where_sent
 
     def search(self) -> Search:
         """As the minimiser wants them."""
@@ -93,7 +102,7 @@ class DLG:
         self, observed: Observed, labels: Int64[Tensor, "b s"] | None, rng: torch.Generator
     ) -> Reconstruction:
         """Images and labels of each target; `labels`, where known, are not searched for."""
-        matching = Matching(observed, labels)
+        matching = Matching(observed, labels, self.config.distance)
         return matching.reconstruction(annealed(matching, self.config.search(), self.config.softplus, rng))
 
 

@@ -48,6 +48,11 @@ def squared(ours: Gradients, theirs: Gradients) -> Float[Tensor, "a"]:
     return torch.stack([(ours[name] - theirs[name]).square().flatten(1).sum(1) for name in ours]).sum(0)
 
 
+def squared_where_sent(ours: Gradients, theirs: Gradients) -> Float[Tensor, "a"]:
+    """Σ_l ‖1[u*_l ≠ 0] (u_l − u*_l)‖²: of a gradient that was pruned before it left, the entries that were sent."""
+    return squared({name: torch.where(theirs[name] != 0, ours[name], theirs[name]) for name in ours}, theirs)
+
+
 def cosine(ours: Gradients, theirs: Gradients) -> Float[Tensor, "a"]:
     """1 − ⟨u, u*⟩ / ‖u‖‖u*‖: one cosine over all weights jointly, not one for each layer."""
     inner, left, right = (

@@ -72,7 +72,8 @@ class IDLG:
         self, observed: Observed, labels: Int64[Tensor, "b 1"] | None, rng: torch.Generator
     ) -> Reconstruction:
         """The image and label of each target; `labels`, where known, are not read off."""
-        matching = Matching(observed, self.labels(observed) if labels is None else labels)
+        labels = self.labels(observed) if labels is None else labels
+        matching = Matching(observed, labels, self.config.distance)
         return matching.reconstruction(annealed(matching, self.config.search(), self.config.softplus, rng))
 
 

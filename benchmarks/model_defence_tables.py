@@ -94,13 +94,13 @@ def noised(parts: list[Part]) -> list[list[str]]:
 
 
 def pruned(parts: list[Part]) -> list[list[str]]:
-    """A row for each share that is kept."""
+    """A row for each share that is kept and each attacker."""
     rows = []
     for place, first in enumerate(parts[0]["rows"]):
         found = [part["rows"][place] for part in parts]
         of = sum(one["records"] for one in found)
         rows.append([
-            percent(first["keep"]), *(f"{sum(one[name] for one in found)}/{of}" for name in ("identified", "chance", "labels")),
+            percent(first["keep"]), first["entries"], *(f"{sum(one[name] for one in found)}/{of}" for name in ("identified", "chance", "labels")),
             f"{np.median([one['mse'] for one in found]):.2g}", interval([one["accuracy"] for one in found]),
         ])  # fmt: skip
     return rows
@@ -149,8 +149,8 @@ def model_defences() -> list[str]:
         "iDLG on one record's gradient (LeNet with sigmoids, U(−0.5, 0.5)), of which the largest entries of each tensor "
         "are sent; identified among the other records of its class. "
         "Each record of a seed has a network of its own, but every seed has the same ten networks, with other records: counts over seeds are not "
-        "of independent cases and have no interval. `chance`: another gradient's reconstruction. The attacker matches the pruned "
-        "gradient with whole ones and is not adaptive. Accuracy: FedSGD of a ConvNet, five clients, 200 steps, what is dropped is not sent later."
+        "of independent cases and have no interval. `chance`: another gradient's reconstruction. `matched`: the attacker "
+        "compares whole gradients with the pruned one (`all`), or, where it knows of the pruning, the entries that were sent alone (`sent`, adaptive). Accuracy: FedSGD of a ConvNet, five clients, 200 steps, what is dropped is not sent later."
     )
     noised_header = [
         "ε",
@@ -162,7 +162,7 @@ def model_defences() -> list[str]:
         "without attackers %",
         "lift %",
     ]
-    cut_header = ["kept %", "identified", "chance", "labels right", "median MSE", "accuracy %"]
+    cut_header = ["kept %", "matched", "identified", "chance", "labels right", "median MSE", "accuracy %"]
     found = []
     for data in ("digits", "mnist"):
         found += [

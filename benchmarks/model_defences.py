@@ -10,7 +10,7 @@ threshold is that of the run without an attacker of the same seed, at 5 %.
 without `naive`, at no privacy, ε = 10 and ε = 1. The attackers that craft or optimise are refused there: under privacy a run
 has clients that give out noisy sums alone. A client that lies need not; nothing here holds one that does not.
 `pruning`: iDLG on gradients of which a client sends the largest entries (defenses/gradient_pruning.py), and training by such
-gradients (pruned_gradients.py). The attacker is not adaptive: it matches the pruned gradient with a whole one.
+gradients (pruned_gradients.py). One attacker matches the pruned gradient with a whole one; the adaptive one matches what was sent.
 
 A part is of one seed, kept under benchmarks/results/model_defences/; kept ones are not made again. Runs lie under --scratch.
 """
@@ -27,7 +27,7 @@ import torch
 from equal_utility_runs import data_of
 from kept_parts import ROOT, chosen, chosen_device, keep, provenance, told
 from model_defence_runs import EPSILONS, RUNS, Finished, finished, raw_run
-from pruned_gradients import ATTACK, KEEP, TRAINING, accuracy_of, attacked
+from pruned_gradients import ATTACK, ENTRIES, KEEP, TRAINING, accuracy_of, attacked
 
 from defenses import neural_cleanse, strip
 from fedsim.audit.statistics.auc import auc
@@ -109,10 +109,12 @@ def pruning_part(given: argparse.Namespace, seed: int) -> dict[str, Any]:
     """What iDLG names at each share, and how well a network trains."""
     device = torch.device(given.device)
     data = data_of(given.data, given.scratch)
-    rows = [
-        {"keep": share, **attacked(data, share, seed, device), "accuracy": accuracy_of(data, share, seed, device)}
-        for share in KEEP
-    ]
+    rows = []
+    for share in KEEP:
+        trained = accuracy_of(data, share, seed, device)
+        for entries in ENTRIES if share < 1 else ENTRIES[:1]:  # a whole gradient is one case
+            found = attacked(data, share, seed, device, entries)
+            rows.append({"keep": share, "entries": entries, **found, "accuracy": trained})
     return {"rows": rows}
 
 
@@ -124,7 +126,7 @@ PARTS: dict[str, Callable[[argparse.Namespace, int], dict[str, Any]]] = {
 def asked(part: str, data: str) -> dict[str, Any]:
     """Settings that a kept part was made under."""
     if part == "pruning":
-        return {"data": data, "keep": KEEP, "attack": ATTACK, "training": TRAINING}
+        return {"data": data, "keep": KEEP, "entries": ENTRIES, "attack": ATTACK, "training": TRAINING}
     found: dict[str, Any] = {"data": data, "run": RUNS[data]}
     if part == "privacy":
         return found | {"epsilons": EPSILONS}

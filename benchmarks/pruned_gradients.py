@@ -8,7 +8,7 @@ accuracy         FedSGD: five clients, each sends the pruned gradient of a batch
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,9 @@ from fedsim.training.train import accuracy
 KEEP = (1.0, 0.5, 0.1, 0.01)
 """Shares of each tensor's entries that are sent."""
 ATTACK = {"problems": 10, "iterations": 150, "restarts": 1, "tolerance": 1e-6}
+Entries = Literal["all", "sent"]
+ENTRIES: tuple[Entries, ...] = ("all", "sent")
+"""What the attacker matches of a gradient; with `sent` it knows that it was pruned."""
 TRAINING = {"clients": 5, "batch": 16, "steps": 200, "lr": 0.1, "depth": 2, "width": 16}
 
 
@@ -40,7 +43,9 @@ def loaded(data: dict[str, Any]) -> Dataset:
     return api.load(data["name"], **{key: value for key, value in data.items() if key == "path"})
 
 
-def attacked(data: dict[str, Any], share: float, seed: int, device: torch.device) -> dict[str, Any]:
+def attacked(
+    data: dict[str, Any], share: float, seed: int, device: torch.device, entries: Entries = "all"
+) -> dict[str, Any]:
     """What iDLG makes of so many gradients, a record and a network each.
 
     Records are of the seed; the networks and their weights are the same ten in every seed (gradient_cases.py draws them from
@@ -50,7 +55,7 @@ def attacked(data: dict[str, Any], share: float, seed: int, device: torch.device
     order = numpy_stream(seed, "pruned_gradients", "pool").permutation(len(train))
     held = Pool(train.pixels[order].permute(0, 2, 3, 1).numpy(), train.labels[order].numpy(), data["name"])
     search = {key: ATTACK[key] for key in ("iterations", "restarts", "tolerance")}
-    part = Part("iDLG on pruned gradients", "idlg", search, data="digits")
+    part = Part("iDLG on pruned gradients", "idlg", search | {"entries": entries}, data="digits")
     problems = list(range(int(ATTACK["problems"])))
     truth = leaks(part, held, problems, device)
     seen = pruned_release(GradientRelease(truth.observed.params, truth.observed.targets, 1), Config(share=share))

@@ -64,9 +64,18 @@ def test_tables_of_models() -> None:
 
 
 def test_pruned_counts_have_no_interval_over_seeds_of_the_same_networks() -> None:
-    row = {"keep": 0.1, "records": 10, "identified": 3, "chance": 1, "labels": 9, "mse": 0.5, "accuracy": 0.9}
+    row = {
+        "keep": 0.1,
+        "entries": "sent",
+        "records": 10,
+        "identified": 3,
+        "chance": 1,
+        "labels": 9,
+        "mse": 0.5,
+        "accuracy": 0.9,
+    }
     found = tables.pruned([{"rows": [row]}, {"rows": [row | {"identified": 1, "accuracy": 0.8}]}])
-    assert found == [["10.00", "4/20", "2/20", "18/20", "0.5", "85.00 (80.00 to 90.00)"]]
+    assert found == [["10.00", "sent", "4/20", "2/20", "18/20", "0.5", "85.00 (80.00 to 90.00)"]]
 
 
 def test_one_seed_has_no_threshold() -> None:
@@ -107,6 +116,14 @@ def test_pruned_gradients_hide_the_record_and_the_whole_ones_do_not(monkeypatch:
     assert (whole["records"], whole["beside"]) == (2, 99)
     assert whole["identified"] == whole["labels"] == 2
     assert few["mse"] > whole["mse"]
+
+
+def test_who_knows_of_the_pruning_matches_what_was_sent_and_sees_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(pruned_gradients.ATTACK, "problems", 2)
+    monkeypatch.setitem(pruned_gradients.ATTACK, "iterations", 60)
+    unaware, adaptive = (attacked(DIGITS, 0.2, 0, CPU, entries) for entries in pruned_gradients.ENTRIES)
+    assert adaptive["mse"] < unaware["mse"]
+    assert attacked(DIGITS, 1.0, 0, CPU, "sent") == attacked(DIGITS, 1.0, 0, CPU)
 
 
 def test_training_by_whole_gradients_is_sgd_on_their_mean(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from attacks.attempts import Minimum
-from attacks.gradient_matching import Matching, Observed, cosine, squared
+from attacks.gradient_matching import Matching, Observed, cosine, squared, squared_where_sent
 from fedsim.data.transforms import Normalise
 from fedsim.models.convnet import Config as ConvNetConfig
 from fedsim.models.convnet import ConvNet
@@ -21,6 +21,14 @@ from tests.attacks.leaks import CLASSES, PLAIN, SHAPE, SIGMOID, leak
 from tests.reference.gradient_leakage import matching_loss
 
 NETWORKS = [(LeNetDLG, SIGMOID), (ConvNet, ConvNetConfig(depth=1, width=4, activation="sigmoid"))]
+
+
+def test_of_a_pruned_gradient_what_was_sent_is_compared():
+    ours = {"a": torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "b": torch.tensor([[5.0], [6.0]])}
+    theirs = {"a": torch.tensor([[0.0, 5.0], [1.0, 0.0]]), "b": torch.tensor([[0.0], [2.0]])}
+    assert squared_where_sent(ours, theirs).tolist() == [9, 4 + 16]
+    sent = {name: value + 10 for name, value in theirs.items()}
+    assert torch.equal(squared_where_sent(ours, sent), squared(ours, sent))
 
 
 @pytest.mark.parametrize(("architecture", "config"), NETWORKS)
