@@ -104,9 +104,21 @@ class RobustAggregation:
                             "fedadam, fedyogi")  # fmt: skip
 
     def aggregate(
-        self, algorithm: Algorithm, setting: Setting, state: ServerState, uploads: Sequence[Upload], streams: Streams
-    ) -> tuple[ServerState, dict[str, float]]:
-        """The algorithm's own server, with another training or another average; what else it remembers stays."""
+        self, algorithm: Algorithm, setting: Setting, state: ServerState, uploads: Sequence[Upload], streams: Streams,
+        *, left_out: int = 0,
+    ) -> tuple[ServerState, dict[str, float]]:  # fmt: skip
+        """The algorithm's own server, with another training or another average; what else it remembers stays.
+
+        Uploads that filters left out count as liars that were found: f is lower by them, and where the rest are too few
+        for the rule the server keeps its model (`defence.robust_aggregation.too_few` is logged).
+        """
+        if left_out:
+            f = max(0, self.config.malicious - left_out)
+            if len(uploads) < rules.needed(self.config.rule, f):
+                return replace(state, round=state.round + 1), {"defence.robust_aggregation.too_few": float(len(uploads))}
+            keep = min(self.config.keep, len(uploads)) if self.config.keep else None
+            rest = RobustAggregation(self.config.model_copy(update={"malicious": f, "keep": keep}))
+            return rest.aggregate(algorithm, setting, state, uploads, streams)
         if algorithm.method_defaults is None:
             return self._of_weights(algorithm, setting, state, uploads, streams)
         sizes = [(one.client, _size(one)) for one in uploads]

@@ -64,9 +64,10 @@ class Aggregation(Protocol):
         ...
 
     def aggregate(
-        self, algorithm: Algorithm, setting: Setting, state: ServerState, uploads: Sequence[Upload], streams: Streams
-    ) -> tuple[ServerState, dict[str, float]]:
-        """The next state and what to log, as `Algorithm.server` gives them."""
+        self, algorithm: Algorithm, setting: Setting, state: ServerState, uploads: Sequence[Upload], streams: Streams,
+        *, left_out: int,
+    ) -> tuple[ServerState, dict[str, float]]:  # fmt: skip
+        """The next state and what to log, as `Algorithm.server` gives them; filters left so many uploads out."""
         ...
 
 
@@ -104,10 +105,11 @@ def served(
     `UserError` for verdicts that are not one for each upload.
     """
     verdicts: dict[str, float] = {}
-    work = algorithm.server
+    work, received = algorithm.server, len(uploads)
+    aggregation: Aggregation | None = None
     for name, defence in defences.items():
         if not isinstance(defence, Filter):
-            work = partial(defence.aggregate, algorithm)
+            aggregation = defence
         elif len(uploads):
             found = defence.inspect(setting, state, uploads, streams.at("defence", name))
             if len(found) != len(uploads):
@@ -118,6 +120,8 @@ def served(
             uploads = kept(uploads, found)
     if not len(uploads):
         return replace(state, round=state.round + 1), verdicts
+    if aggregation is not None:
+        work = partial(aggregation.aggregate, algorithm, left_out=received - len(uploads))
     following, metrics = work(setting, state, uploads, streams)
     return following, metrics | verdicts
 

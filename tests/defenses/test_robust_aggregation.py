@@ -57,6 +57,33 @@ def aggregated(config: Config, algorithm: Any, uploads: list[Upload]) -> tuple[S
     return RobustAggregation(config).aggregate(algorithm, here, algorithm.init(here), uploads, Streams(7))
 
 
+def test_what_filters_left_out_are_liars_that_were_found() -> None:
+    """Multi-Krum with f = 1 needs five uploads, and four are enough where a filter found the one that lies."""
+    uploads, here = skewed()[:4], reference.setting()
+    algorithm = feddm()
+    config = Config(rule="multi_krum", malicious=1, keep=5)
+
+    def after(config: Config, left_out: int) -> tuple[ServerState, dict[str, float]]:
+        before = algorithm.init(here)
+        return RobustAggregation(config).aggregate(algorithm, here, before, uploads, Streams(7), left_out=left_out)
+
+    with pytest.raises(UserError, match="multi_krum with malicious=1 got 4 uploads"):
+        after(config, 0)
+    found, metrics = after(config, 1)
+    plain, _ = after(Config(rule="multi_krum", malicious=0, keep=4), 0)
+    assert all(torch.equal(found.weights[name], plain.weights[name]) for name in plain.weights)
+    assert sum(value for name, value in metrics.items() if ".share." in name) == pytest.approx(1)
+
+
+def test_where_filters_leave_too_few_for_the_rule_the_server_keeps_its_model() -> None:
+    here, algorithm = reference.setting(), feddm()
+    before = algorithm.init(here)
+    rule = RobustAggregation(Config(rule="krum", malicious=1))
+    found, metrics = rule.aggregate(algorithm, here, before, skewed()[:2], Streams(7), left_out=3)
+    assert (found.round, found.weights) == (before.round + 1, before.weights)
+    assert metrics == {"defence.robust_aggregation.too_few": 2}
+
+
 def plainly(algorithm: Any, uploads: list[Upload]) -> tuple[ServerState, dict[str, float]]:
     here = reference.setting()
     return algorithm.server(here, algorithm.init(here), uploads, Streams(7))

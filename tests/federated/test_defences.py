@@ -56,9 +56,11 @@ class Instead:
             raise UserError(f"instead: got {clients} clients; valid: 3")
 
     def aggregate(
-        self, algorithm: Any, setting: Setting, state: ServerState, uploads: Sequence[Upload], streams: Streams
-    ) -> tuple[ServerState, dict[str, float]]:
-        return ServerState(state.round + 1, {"w": torch.full((2,), 9.0)}), {"aggregated": float(len(uploads))}
+        self, algorithm: Any, setting: Setting, state: ServerState, uploads: Sequence[Upload], streams: Streams,
+        *, left_out: int,
+    ) -> tuple[ServerState, dict[str, float]]:  # fmt: skip
+        counts = {"aggregated": float(len(uploads)), "left_out": float(left_out)}
+        return ServerState(state.round + 1, {"w": torch.full((2,), 9.0)}), counts
 
 
 class Plain:
@@ -105,7 +107,7 @@ def test_filters_act_in_order_each_on_what_is_left() -> None:
 
 def test_an_aggregation_acts_last_wherever_it_stands() -> None:
     found, metrics = serve({"instead": Instead(), "one": Against(2)}, 1, 2, 5)
-    assert (found.weights["w"].tolist(), metrics["aggregated"]) == ([9, 9], 2)
+    assert (found.weights["w"].tolist(), metrics["aggregated"], metrics["left_out"]) == ([9, 9], 2, 1)
     assert "served" not in metrics
 
 
