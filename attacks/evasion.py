@@ -122,6 +122,9 @@ def check_evasion(config: PoisoningConfig, scene: Scene) -> None:
     if scene.method is None:
         raise UserError(f"attackers.adaptive_to: {config.adaptive_to} scores images, and clients of this algorithm "
                         "send weights; leave it out")  # fmt: skip
+    if getattr(scene.method, "formation", 1) > 1:
+        raise UserError("attackers.adaptive_to: a filter scores images as they are trained on, and here several are "
+                        "kept in one; valid with method.formation: 1")  # fmt: skip
 
 
 def evasive(

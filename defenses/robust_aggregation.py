@@ -115,7 +115,8 @@ class RobustAggregation:
         if left_out:
             f = max(0, self.config.malicious - left_out)
             if len(uploads) < rules.needed(self.config.rule, f):
-                return replace(state, round=state.round + 1), {"defence.robust_aggregation.too_few": float(len(uploads))}
+                few = {"defence.robust_aggregation.too_few": float(len(uploads))}
+                return replace(state, round=state.round + 1), few
             keep = min(self.config.keep, len(uploads)) if self.config.keep else None
             rest = RobustAggregation(self.config.model_copy(update={"malicious": f, "keep": keep}))
             return rest.aggregate(algorithm, setting, state, uploads, streams)

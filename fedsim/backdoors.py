@@ -45,19 +45,21 @@ class Left:
 
 
 def acted(parts: Parts, records: Sequence[RoundRecord]) -> list[list[int]]:
-    """Round by round, the clients in whose place an attacker acted and whose upload was used."""
+    """Round by round, the clients in whose place an attacker acted and whose upload was accepted."""
     attackers: Any = cast(Any, parts.config).attackers
     due = [{client for one in attackers for client in one.acting(record.round, parts.streams)} for record in records]
     return [sorted(one & set(record.responders)) for one, record in zip(due, records, strict=True)]
 
 
-def left(run: RunDirectory, until: int) -> list[Left]:
-    """The last trigger up to that round of every attacker whose folder is on this machine, by client."""
+def left(run: RunDirectory, until: int, used: Sequence[Sequence[int]] | None = None) -> list[Left]:
+    """The last trigger up to that round of every attacker whose folder is on this machine, by client; with `used`, the
+    last one of a round in whose list the client is."""
     found: dict[int, Left] = {}
     for path in sorted(run.path.glob(f"clients/client_*/round_*/{TRIGGER}")):
         client = int(path.parent.parent.name.removeprefix("client_"))
         number = int(path.parent.name.removeprefix("round_"))
-        if number <= until and (client not in found or found[client].round < number):
+        counts = number <= until and (used is None or client in used[number - 1])
+        if counts and (client not in found or found[client].round < number):
             found[client] = Left(client, number, Trigger.load(path))
     return [found[client] for client in sorted(found)]
 
@@ -76,7 +78,7 @@ def measured(
 ) -> dict[str, Any]:
     """What result.json says of the attack: every trigger, and their means; the test split is looked at here too."""
     used, test = acted(parts, records), parts.dataset.test
-    triggers = [one for one in left(run, state.round) if one.client in used[one.round - 1]]
+    triggers = left(run, state.round, used)
     if not triggers:
         why = "the attackers' folders are not on this machine" if any(used) else "no attacker's upload was used"
         return {"triggers": [], "acted": used, "why": why}

@@ -175,6 +175,14 @@ def test_an_attacker_whose_upload_is_refused_did_not_act(tmp_path: Path) -> None
     assert found["backdoor"] == {"triggers": [], "acted": [[], []], "why": "no attacker's upload was used"}
 
 
+def test_of_an_attacker_whose_last_upload_is_refused_the_trigger_before_counts(tmp_path: Path) -> None:
+    faults = [{"name": "nan", "client": 1, "round": 2}]
+    extra: dict[str, Any] = {"partition": {"clients": 3}, "controls": {"without_attackers": False}, "faults": faults}
+    found = result(execute(config(attackers=[attacker("naive")], **extra), tmp_path))["backdoor"]
+    assert found["acted"] == [[1], []]
+    assert [(row["client"], row["round"]) for row in found["triggers"]] == [(1, 1)]
+
+
 def test_the_control_is_no_part_of_what_is_left_of_an_attack(tmp_path: Path) -> None:
     extra = {"controls": {"without_attackers": False, "upload_real_subset": True}}
     folder = execute(config(attackers=[attacker("naive")], **extra), tmp_path)

@@ -14,7 +14,7 @@ from fedsim.data.synthetic import SyntheticSet
 from fedsim.data.trigger import Trigger
 from fedsim.federated.attackers import TRIGGER
 from fedsim.report.html import png
-from fedsim.report.sweep_cells import Cell
+from fedsim.report.sweep_cells import Cell, without_attackers
 from fedsim.report.sweep_matrix import matrix_of
 from fedsim.report.sweep_numbers import calibrations, heading, shown, table_of, used
 from fedsim.runs import write_atomic
@@ -36,7 +36,7 @@ def write_sweep(target: Path, name: str, cells: Sequence[Cell], failures: Sequen
 def pictures(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     """Of the first seed of every attacked row: trigger, and the attacker's images of the target class, as they are and
     as the same client's are in the run without attackers."""
-    clean, found = {_key(cell): cell for cell in cells if not cell.config.get("attackers")}, []
+    found: list[dict[str, Any]] = []
     for cell in cells:
         triggers = cell.result.get("backdoor", {}).get("triggers", ())
         if not triggers or cell.column != cells[0].column or any(one["row"] == cell.row for one in found):
@@ -45,16 +45,12 @@ def pictures(cells: Sequence[Cell]) -> list[dict[str, Any]]:
         folder = cell.path / f"clients/client_{row['client']:04d}/round_{row['round']:03d}"
         trigger = Trigger.load(folder / TRIGGER)
         shown = trigger.stamp(torch.full_like(trigger.values, 96)[None])
-        before = clean.get(_key(cell))
+        before = next((one for one in without_attackers(cell, cells) if one.seed == cell.seed), None)
         found.append({
             "row": cell.row, "client": row["client"], "round": row["round"], "target": row["target"],
             "trigger": png(shown), "after": _uploaded(cell, row), "before": _uploaded(before, row) if before else None,
         })  # fmt: skip
     return found
-
-
-def _key(cell: Cell) -> tuple[str, int]:
-    return cell.column, cell.seed
 
 
 def _uploaded(cell: Cell, row: dict[str, Any]) -> list[str]:

@@ -142,3 +142,20 @@ def test_a_better_trigger_keeps_its_place_and_target() -> None:
     assert torch.equal(better.mask, trigger.mask)
     assert better.target == 3
     assert not torch.equal(better.values, trigger.values)
+
+
+@pytest.mark.parametrize("box", [True, False])
+def test_a_small_square_meets_its_goal_outside_the_box_of_pixels_alone(box: bool) -> None:
+    """The network that the attack was published with; what its unit does on clean images is the yardstick."""
+    config, rng = HiddenConfig(depth=2, width=16, hidden=24), torch.Generator().manual_seed(0)
+    net = build_network(HiddenConvNet, config, SHAPE, 10, rng).eval().requires_grad_(False)
+    images, first = api.load("digits").train, noisy(SHAPE, 2, 0, torch.Generator().manual_seed(0), 1)
+    unit = loudest_units(net, 1)
+    usual = float(activations(net, NORMALISE(images.pixels[:256]), unit).abs().max())
+    goal = torch.tensor([10 * usual])
+    settings = Config(clients=(1,), iterations=400, lr=2.0, tolerance=0.01)
+    values = optimised(first, net, NORMALISE, unit, goal, settings, box=box)
+    shown = alone(first, NORMALISE(values[None])[0], NORMALISE)
+    reached = float(activations(net, shown, unit))
+    assert (reached > 9 * usual) != box
+    assert not box or reached < 1.5 * usual

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from attacks.evasion import Evading, suspicion_of
+from defenses.spectral_signatures import Config as SpectralConfig
+from defenses.spectral_signatures import SpectralSignatures
 from defenses.upload_checks import Config as ChecksConfig
 from defenses.upload_checks import UploadChecks
 from fedsim.build import Parts
@@ -19,6 +21,8 @@ from fedsim.data.trigger import white
 from fedsim.distill.drive import condense
 from fedsim.experiment import execute
 from fedsim.federated.base import Upload
+from fedsim.federated.upload_rows import rows_of
+from fedsim.models.functional import state
 from fedsim.schema import FederatedRun, resolve
 from fedsim.seeding import Streams
 from fedsim.types import UserError
@@ -55,19 +59,41 @@ def test_its_score_falls_and_without_a_penalty_nothing_changes(digits: Dataset) 
     assert torch.equal(made(Evading(method(), suspicion, 0.0), task, 9).images, plain.images)
 
 
-def test_it_runs_in_a_federation(tmp_path: Path) -> None:
+def uploads_of(folder: Path) -> dict[int, SyntheticSet]:
+    """Every client's set of the first round."""
+    paths = sorted(folder.glob("synthetic/round_001/client_*.safetensors"))
+    return {int(path.stem.removeprefix("client_")): SyntheticSet.load(path) for path in paths}
+
+
+def score_of(sets: dict[int, SyntheticSet], client: int) -> float:
+    """What the server's filter says of that client, before any round."""
+    parts = settled(Parts(config()))
+    rows = rows_of(parts.setting, [Upload(one, 1, 1, synthetic=made) for one, made in sets.items()])
+    with torch.no_grad():
+        scores = SpectralSignatures(SpectralConfig()).score(parts.setting, state(parts.setting.first_network()), rows)
+    return float(scores[list(sets).index(client)])
+
+
+def test_it_lowers_its_score_in_a_federation(tmp_path: Path) -> None:
     attacker = {"name": "naive", "clients": [1], "size": 2, "adaptive_to": "spectral_signatures"}
-    words: dict[str, Any] = {"rounds": 1, "method": {"ipc": 3}, "controls": {"without_attackers": False}}
+    words: dict[str, Any] = {"rounds": 1, "method": {"ipc": 3, "iterations": 6}, "partition": {"clients": 4}}
+    words["controls"] = {"without_attackers": False}
     folder = execute(config(attackers=[attacker], **words), tmp_path)
     plain = execute(config(attackers=[attacker | {"adaptive_to": None}], **words), tmp_path)
-    sets = [SyntheticSet.load(one / "synthetic/round_001/client_0001.safetensors") for one in (folder, plain)]
-    assert not torch.equal(sets[0].images, sets[1].images)
-    assert torch.equal(sets[0].labels, sets[1].labels)
+    evaded, naive = (uploads_of(one) for one in (folder, plain))
+    assert all(torch.equal(evaded[one].images, naive[one].images) for one in evaded if one != 1)
+    assert torch.equal(evaded[1].labels, naive[1].labels)
+    assert score_of(evaded, 1) < score_of(naive, 1)
 
 
 BAD = [
     ({"adaptive_to": "robust_aggregation"}, {}, "gives no score with a gradient"),
     ({"adaptive_to": "upload_checks"}, {"algorithm": "fedavg", "method": None, "server": None}, "send weights"),
+    (
+        {"adaptive_to": "upload_checks"},
+        {"method": "idc"},
+        "valid with method.formation: 1",
+    ),
     ({"adaptive_to": "upload_check"}, {}, "unknown defense 'upload_check' .did you mean 'upload_checks'"),
 ]
 
