@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from fedsim.data.trigger import white
+from fedsim.report import sweep_page
 from fedsim.report.sweep_page import write_sweep
-from tests.report.sweep_runs import cell, said
+from tests.report.sweep_runs import cell, said, trigger
 
 
 def test_the_page_says_what_was_flagged_at_which_threshold_and_what_a_defence_costs(tmp_path: Path) -> None:
@@ -33,3 +37,22 @@ def test_the_page_says_what_was_flagged_at_which_threshold_and_what_a_defence_co
     plain = (tmp_path / "plain.html").read_text()
     assert "agged" not in plain
     assert "Cost" not in plain
+
+
+def test_before_is_what_the_run_of_the_same_settings_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows may differ in more than attackers; the last clean row is not everybody's."""
+    monkeypatch.setattr(sweep_page, "_uploaded", lambda one, row: [one.path.name])
+    attack = trigger(0.5, 0.4)
+    attack["triggers"][0] |= {"client": 1, "round": 1, "target": 0}
+    cells = [
+        cell(tmp_path, "clean"), cell(tmp_path, "clean", seed=1), cell(tmp_path, "clean", rounds=2),
+        cell(tmp_path, "naive", backdoor=attack), cell(tmp_path, "naive", rounds=3, backdoor=attack),
+    ]  # fmt: skip
+    for one in cells[3:]:
+        folder = one.path / "clients/client_0001/round_001"
+        folder.mkdir(parents=True)
+        white((1, 8, 8), 2, 0).save(folder / "trigger.safetensors")
+    (shown,) = sweep_page.pictures(cells)
+    assert (shown["after"], shown["before"]) == (["naive-none-0-1"], ["clean-none-0-1"])
+    (alone,) = sweep_page.pictures([*cells[:3], cells[4]])
+    assert alone["before"] is None
