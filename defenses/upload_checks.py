@@ -8,7 +8,8 @@
 
 A client is compared with the others inside each class, so that holding other classes is no anomaly. Beside that, a set
 that outnumbers the records it is made of is flagged: FedDM's is min(ipc, n_c) a class (not under privacy, where the
-number of records is not told).
+number of records is not told). That number is the client's own word: a liar that knows of the rule overstates it, and
+is heard no more for that, since a set counts by its images.
 
 What the wire has refused already is not asked again (federated/messages.py): values that are not finite, pixels that
 are no bytes (so the box of pixels holds), labels that are no class, more images of a class than agreed.

@@ -116,7 +116,7 @@ def served(
                 raise UserError(
                     f"defence {name}: got {len(found)} verdicts on {len(uploads)} uploads; valid: one on each"
                 )
-            verdicts |= told(name, found)
+            verdicts |= as_metrics(name, found)
             uploads = kept(uploads, found)
     if not len(uploads):
         return replace(state, round=state.round + 1), verdicts
@@ -132,7 +132,7 @@ def kept(uploads: Sequence[Upload], verdicts: Sequence[Verdict]) -> Sequence[Upl
     return uploads if len(places) == len(uploads) else Kept(uploads, places)
 
 
-def told(name: str, verdicts: Sequence[Verdict]) -> dict[str, float]:
+def as_metrics(name: str, verdicts: Sequence[Verdict]) -> dict[str, float]:
     """Verdicts as metrics of a round."""
     scores = {f"defence.{name}.score.{one.client}": one.score for one in verdicts}
     flags = {f"defence.{name}.flagged.{one.client}": float(one.flagged) for one in verdicts}

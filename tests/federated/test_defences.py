@@ -15,11 +15,11 @@ from fedsim.federated.defences import (
     Kept,
     Sends,
     Verdict,
+    as_metrics,
     check_aggregation,
     check_defences,
     kept,
     served,
-    told,
     verdicts_in,
 )
 from fedsim.seeding import Streams
@@ -173,7 +173,11 @@ def test_verdicts_are_read_back_from_the_metrics_of_a_round() -> None:
         Verdict(2, 0.0, flagged=False, judged=False),
     ]
     own = "my.package:Mine"
-    metrics = {"accuracy": 0.5, "defence.robust_aggregation.share.1": 0.2} | told("one", said) | told(own, said[:1])
+    metrics = (
+        {"accuracy": 0.5, "defence.robust_aggregation.share.1": 0.2}
+        | as_metrics("one", said)
+        | as_metrics(own, said[:1])
+    )
     assert verdicts_in(metrics) == {"one": said, own: said[:1]}
     assert verdicts_in({"accuracy": 0.5}) == {}
 
