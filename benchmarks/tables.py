@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from afterwards_tables import afterwards
 from audit_tables import audits
 from backdoor_tables import backdoors
 from central_tables import central
@@ -135,6 +136,7 @@ def page() -> str:
         *central(),
         *sections(),
         *backdoors(),
+        *afterwards(),
         *model_defences(),
         *transfers(),
         *tickets(),
