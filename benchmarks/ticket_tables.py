@@ -96,19 +96,7 @@ def likenesses(data: str) -> str:
         "much at once from the dense network. A poisoned set has a tenth of its records stamped and relabelled. Intervals: t over seeds."
     )
     header = ["set", "masks", "n", *PAIRS]
-    rows = [
-        [
-            NAMES[kind],
-            MASKS[mask],
-            str(len(parts)),
-            *(
-                over(parts, [pair], mask, lambda one, pair=pair, mask=mask: corrected(one, pair, mask))
-                for pair in PAIRS
-            ),
-        ]
-        for kind, parts in by_kind.items()
-        for mask in MASKS
-    ]
+    rows = [likeness_row(kind, mask, parts) for kind, parts in by_kind.items() for mask in MASKS]
     gaps = [gap_row(kind, mask, parts) for kind, parts in by_kind.items() for mask in MASKS]
     body = [
         table(header, rows),
@@ -128,6 +116,12 @@ def likenesses(data: str) -> str:
         [one for parts in by_kind.values() for one in parts],
         body,
     )
+
+
+def likeness_row(kind: str, mask: str, parts: list[Part]) -> list[str]:
+    """Likeness of each pair, over seeds."""
+    found = [over(parts, [pair], mask, lambda one, pair=pair: corrected(one, pair, mask)) for pair in PAIRS]
+    return [NAMES[kind], MASKS[mask], str(len(parts)), *found]
 
 
 def gap_row(kind: str, mask: str, parts: list[Part]) -> list[str]:
