@@ -33,7 +33,8 @@ def test_the_page_says_what_was_flagged_at_which_threshold_and_how_a_defence_cha
         "it failed",
     ):
         assert words in page
-    assert page.count("<tr>") == 4
+    assert page.count("<tr>") == 4 + 4  # three lines and their head, three runs and theirs
+    assert '<a href="naive-checks-0-1/report.html">naive-checks-0-1</a>' in page
     write_sweep(tmp_path / "plain.html", "tiny", cells[:1], [])
     plain = (tmp_path / "plain.html").read_text()
     assert "agged" not in plain
@@ -57,3 +58,14 @@ def test_before_is_what_the_run_of_the_same_settings_sent(tmp_path: Path, monkey
     assert (shown["after"], shown["before"]) == (["naive-none-0-1"], ["clean-none-0-1"])
     (alone,) = sweep_page.pictures([*cells[:3], cells[4]])
     assert alone["before"] is None
+
+
+def test_a_run_whose_files_are_gone_keeps_its_numbers_and_says_why_it_has_no_pictures(tmp_path: Path) -> None:
+    attack = trigger(0.5, 0.4)
+    attack["triggers"][0] |= {"client": 1, "round": 1, "target": 0}
+    cells = [cell(tmp_path, "clean"), cell(tmp_path, "naive", backdoor=attack)]
+    write_sweep(tmp_path / "sweep.html", "tiny", cells, [])
+    page = (tmp_path / "sweep.html").read_text()
+    assert "Nothing to show" in page
+    assert "trigger.safetensors" in page
+    assert "+40.0" in page
