@@ -19,6 +19,8 @@ from fedsim.report.numbers import Number
 COLOURS = 8
 WIDTH, HEIGHT = 520, 296
 LEFT, RIGHT, TOP, BOTTOM = 54, 104, 36, 46
+LETTER = 9.5
+"""Width of a letter of a mark where the page is narrow and text is larger: marks keep so far apart."""
 Point = tuple[Number, Number]
 Write = Callable[[Number], str]
 
@@ -135,9 +137,13 @@ def _axes(x: Axis, y: Axis, x_ticks: Sequence[Point], y_ticks: Sequence[Point]) 
         parts.append(_tag("line", "grid", x1=LEFT, x2=right, y1=place, y2=place))
         parts.append(_text("tick end", LEFT - 8, place + 4, y.write(tick)))
     parts.append(_tag("line", "base", x1=LEFT, x2=right, y1=base, y2=base))
+    taken = -math.inf
     for place, tick in x_ticks:
         parts.append(_tag("line", "base", x1=place, x2=place, y1=base, y2=base + 4))
-        parts.append(_text("tick middle", place, base + 21, x.write(tick)))
+        half = LETTER * len(word := x.write(tick)) / 2
+        if place - half >= taken:
+            parts.append(_text("tick middle", place, base + 21, word))
+            taken = place + half + LETTER
     return Markup("").join(parts)
 
 
