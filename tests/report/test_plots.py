@@ -10,12 +10,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from fedsim.report.heat_map import heat_map
 from fedsim.report.plots import (
     Axis,
     Interval,
     Series,
     forest,
-    heat_map,
     line_chart,
     log_ticks,
     nice_ticks,
