@@ -97,10 +97,11 @@ def sweep(
     debug: Debug = False,
 ) -> None:
     """Vary one run by rows, columns and seeds; finished runs are skipped; prints the folder of sweep.html."""
-    from fedsim.sweep import load_sweep, run_sweep
+    from fedsim.sweep import admit, load_sweep, run_sweep
 
     asked, plans = load_sweep(file, assignments or [])
     if dry_run:
+        admit(plans, out)
         for plan in plans:
             print(" · ".join(part for part in (plan.row, plan.column, f"seed {plan.seed}") if part))  # noqa: T201
         return

@@ -21,8 +21,9 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from fedsim.admission import check
 from fedsim.build import Parts
-from fedsim.config import Raw, Section, merge, override, read, validate
+from fedsim.config import Raw, Section, digest, merge, override, read, validate
 from fedsim.experiment import execute
 from fedsim.report.sweep_cells import Cell
 from fedsim.report.sweep_numbers import facts, table_of
@@ -30,6 +31,7 @@ from fedsim.report.sweep_page import write_sweep
 from fedsim.runs import RunDirectory, write_atomic
 from fedsim.schema import Distillation, Experiment, FederatedRun, resolve
 from fedsim.types import RunFailed, UserError
+from fedsim.workload import settled
 
 Variants = dict[str, dict[str, Any]]
 """Name → what it lays over the run."""
@@ -67,8 +69,13 @@ class Plan:
     config: Experiment
 
 
+def _place(row: str, column: str) -> str:
+    """Where the settings of a cell are in the sweep's file."""
+    return f"rows.{row}" + (f", columns.{column}" if column else "")
+
+
 def load_sweep(path: Path, assignments: Sequence[str] = ()) -> tuple[Sweep, list[Plan]]:
-    """The sweep and its runs, row by row; every run's settings are checked before the first is begun."""
+    """The sweep and its runs, row by row; every run's settings are checked, its data are not read (`admit` does)."""
     raw = read(path)
     sweep = validate(Sweep, override(raw, [word for word in assignments if word.startswith(("seeds=", "name="))]))
     base = read(path.parent / sweep.run) if isinstance(sweep.run, str) else sweep.run
@@ -79,18 +86,37 @@ def load_sweep(path: Path, assignments: Sequence[str] = ()) -> tuple[Sweep, list
         try:
             plans.append(Plan(row, column, seed, resolve(FederatedRun if "algorithm" in laid else Distillation, laid)))
         except UserError as error:
-            where = f"rows.{row}" + (f", columns.{column}" if column else "")
-            raise UserError(f"{where}: {error}") from error
+            raise UserError(f"{_place(row, column)}: {error}") from error
     return sweep, plans
+
+
+def admit(plans: Sequence[Plan], out: Path) -> list[Path]:
+    """Every run's folder; `UserError` before anything is made for the first run that `execute` would refuse.
+
+    Images are read once for all runs that read the same.
+    """
+    loaded: dict[str, Any] = {}
+    folders = []
+    for plan in plans:
+        parts, read_as = Parts(plan.config), plan.config.data.model_dump_json()
+        vars(parts).update(loaded.get(read_as, {}))
+        _ = parts.dataset  # data that are not there are no one row's fault
+        loaded[read_as] = {"_loaded": vars(parts)["_loaded"]}
+        try:
+            check(parts)
+            config = settled(parts).config
+        except UserError as error:
+            raise UserError(f"{_place(plan.row, plan.column)}, seed {plan.seed}: {error}") from error
+        folders.append(out / config.name / f"{digest(config)}-s{config.seed}")
+    return folders
 
 
 def run_sweep(sweep: Sweep, plans: Sequence[Plan], out: Path, say: Callable[[str], None]) -> tuple[Path, list[str]]:
     """Make what is missing; returns the folder and what failed. A run that fails does not stop the others.
 
-    Data that are not there are a `UserError` before the first: every run that reads them would fail alike.
+    What can be told before any work is a `UserError` before the first run.
     """
-    for config in {plan.config.data.model_dump_json(): plan.config for plan in plans}.values():
-        _ = Parts(config).dataset
+    admit(plans, out)
     folder, failures = out / sweep.name, []
     done: list[Cell] = []
     for number, plan in enumerate(plans, 1):
@@ -101,7 +127,7 @@ def run_sweep(sweep: Sweep, plans: Sequence[Plan], out: Path, say: Callable[[str
                 execute(plan.config, out, siblings=[cell.path for cell in done if cell.seed == plan.seed])
             )
             done.append(Cell(plan.row, plan.column, plan.seed, run.path, run.read_json("result")))
-        except (RunFailed, UserError) as error:  # the second: what only its data, or a client, could tell
+        except (RunFailed, UserError) as error:  # the second: a folder that is in use, say
             failures.append(f"{named}: {error}")
             say(f"failed: {error}")
         content = {"name": sweep.name, "cells": [facts(one, done, folder) for one in done], "failed": failures}

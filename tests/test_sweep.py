@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 
 from fedsim.cli import app, main
 from fedsim.config import parse_yaml
-from fedsim.sweep import load_sweep, run_sweep
+from fedsim.data.digits import Digits
+from fedsim.runs import RunDirectory
+from fedsim.sweep import admit, load_sweep, run_sweep
 from fedsim.types import UserError
 from tests.reference.tiny_run import TINY, InlineGrid
 
@@ -101,12 +103,43 @@ def test_data_that_are_not_there_stop_the_sweep_before_its_first_run(
     assert not (tmp_path / "out").exists()
 
 
-def test_what_only_the_data_can_tell_fails_its_cell_alone(tmp_path: Path) -> None:
-    large = {"attackers": [{"name": "naive", "clients": [1], "size": 8}]}
-    sweep, plans = load_sweep(written(tmp_path / "s.yaml", rows={"clean": {}, "too large": large}))
-    folder, failures = run_sweep(sweep, plans, tmp_path / "out", lambda _: None)
+UNFIT = {
+    "client_that_is_not_there": ({"clients": [2], "size": 2}, "client 2"),
+    "trigger_that_is_too_large": ({"clients": [1], "size": 8}, "trigger: a square of 8 pixels"),
+}
+
+
+@pytest.mark.parametrize("words", [[], ["--dry-run"]])
+@pytest.mark.parametrize(("attacker", "told"), UNFIT.values(), ids=UNFIT)
+def test_what_the_data_tell_is_refused_before_the_first_run(
+    attacker: dict[str, Any], told: str, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = {"clean": {}, "unfit": {"attackers": [{"name": "naive"} | attacker]}}
+    file = written(tmp_path / "s.yaml", rows=rows, seeds=[3])
+    assert main(["sweep", str(file), "--out", str(tmp_path / "out"), *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "rows.unfit, seed 3: " in line
+    assert told in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_are_read_once_for_all_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = []
+    load = Digits.load
+    monkeypatch.setattr(Digits, "load", lambda self: reads.append(1) or load(self))
+    _, plans = load_sweep(written(tmp_path / "s.yaml", seeds=[0, 1]))
+    admit(plans, tmp_path / "out")
+    assert len(reads) == 1
+
+
+def test_a_folder_in_use_fails_its_cell_alone(tmp_path: Path) -> None:
+    sweep, plans = load_sweep(written(tmp_path / "s.yaml", rows={"clean": {}, "other": {"server": {"epochs": 2}}}))
+    _, used = admit(plans, tmp_path / "out")
+    used.mkdir(parents=True)
+    with RunDirectory(used).lock():
+        folder, failures = run_sweep(sweep, plans, tmp_path / "out", lambda _: None)
     assert len(failures) == 1
-    assert "too large · seed 0: trigger: a square of 8 pixels" in failures[0]
+    assert "other · seed 0: another process is working on" in failures[0]
     assert failures[0] in json.loads((folder / "sweep.json").read_text())["failed"]
 
 
