@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -142,17 +143,18 @@ def report(
     debug: Debug = False,
 ) -> None:
     """Write one self-contained page over one or several runs and print its path; with --table print a table."""
-    from fedsim.report.table import FORMATS, finished, write_table
+    from fedsim.report.table import FORMATS, finished, runs_among, said, write_table
 
     if table or (out is not None and out.suffix in FORMATS):
         print(write_table(runs, out), end="")  # noqa: T201
-        for left_out in finished(runs)[1]:
-            print(f"left out, not finished: {left_out}", file=sys.stderr)  # noqa: T201
+        _tell(said(finished(runs)[1]))
         return
     from fedsim.report.html import write_report
 
-    target = out or runs[0] / "report.html"
-    write_report(runs, target)
+    kept, others = runs_among(runs)
+    target = out or kept[0] / "report.html"
+    write_report(kept, target)
+    _tell(said(others))
     print(target)  # noqa: T201
 
 
@@ -220,6 +222,11 @@ def _fail(text: str, code: int, words: list[str]) -> int:
     if "--debug" in words:
         traceback.print_exc()
     return _say(f"fedsim: {text}", code)
+
+
+def _tell(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(line, file=sys.stderr)  # noqa: T201
 
 
 def _say(text: str, code: int) -> int:
