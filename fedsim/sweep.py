@@ -78,8 +78,9 @@ def load_sweep(path: Path, assignments: Sequence[str] = ()) -> tuple[Sweep, list
     """The sweep and its runs, row by row; every run's settings are checked, its data are not read (`admit` does)."""
     raw = read(path)
     sweep = validate(Sweep, override(raw, [word for word in assignments if word.startswith(("seeds=", "name="))]))
-    base = read(path.parent / sweep.run) if isinstance(sweep.run, str) else sweep.run
-    base = override(base, [word for word in assignments if not word.startswith(("seeds=", "name="))])
+    of_the_run = [word for word in assignments if not word.startswith(("seeds=", "name="))]
+    _refuse_own(sweep, of_the_run)
+    base = override(read(path.parent / sweep.run) if isinstance(sweep.run, str) else sweep.run, of_the_run)
     plans = []
     for (row, over), (column, more), seed in product(sweep.rows.items(), sweep.columns.items(), sweep.seeds):
         laid: Raw = merge(merge(merge(base, over), more), {"seed": seed, "name": sweep.name})
@@ -88,6 +89,23 @@ def load_sweep(path: Path, assignments: Sequence[str] = ()) -> tuple[Sweep, list
         except UserError as error:
             raise UserError(f"{_place(row, column)}: {error}") from error
     return sweep, plans
+
+
+def _refuse_own(sweep: Sweep, assignments: Sequence[str]) -> None:
+    """Refuse what is laid on the run and would be lost, as the sweep's own name and seeds are laid over it.
+
+    The file of a run has both; they are those of the run by itself.
+    """
+    if given := next((word for word in assignments if word.startswith("seed=")), None):
+        raise UserError(f"{given}: the seeds of a sweep are one list; use seeds=[{given[5:]}]")
+    places = {"run": sweep.run} if isinstance(sweep.run, dict) else {}
+    for kind in ("rows", "columns"):
+        places |= {f"{kind}.{name}": over for name, over in getattr(sweep, kind).items()}
+    for place, over in places.items():
+        if "seed" in over:
+            raise UserError(f"{place}.seed: the seeds of a sweep are one list; use seeds: [{over['seed']}] beside rows")
+        if "name" in over:
+            raise UserError(f"{place}.name: all runs of a sweep have its name; give it beside rows, and none here")
 
 
 def admit(plans: Sequence[Plan], out: Path) -> list[Path]:

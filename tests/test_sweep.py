@@ -58,6 +58,28 @@ BAD = [
 ]
 
 
+OWN = [
+    ({}, ["seed=3"], r"seed=3: the seeds of a sweep are one list; use seeds=\[3\]"),
+    ({"rows": {"one": {"seed": 3}}}, [], r"rows\.one\.seed: .*; use seeds: \[3\] beside rows"),
+    ({"columns": {"two": {"name": "mine"}}}, [], r"columns\.two\.name: all runs of a sweep have its name"),
+    ({"run": {"seed": 3}}, [], r"run\.seed: .*; use seeds: \[3\] beside rows"),
+]
+
+
+@pytest.mark.parametrize(("changes", "words", "line"), OWN)
+def test_what_the_sweep_itself_would_lay_over_is_refused(
+    changes: dict[str, Any], words: list[str], line: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=line):
+        load_sweep(written(tmp_path / "s.yaml", **changes), words)
+
+
+def test_seed_and_name_of_a_runs_file_are_those_of_the_run_by_itself(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY + "seed: 7\n")
+    _, plans = load_sweep(written(tmp_path / "s.yaml", run="tiny.yaml"))
+    assert [(one.seed, one.config.seed, one.config.name) for one in plans] == [(0, 0, "tiny_sweep")] * 2
+
+
 @pytest.mark.parametrize(("changes", "line"), BAD)
 def test_a_wrong_file_is_one_line(changes: dict[str, Any], line: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=line):
