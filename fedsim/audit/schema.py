@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from fedsim import catalog
-from fedsim.audit.types import Subject
+from fedsim.audit.types import Knowledge, Subject, ThreatModel
 from fedsim.config import Choice, Raw, Section, merge, override, read, validate
 from fedsim.data.split import MembershipConfig
 from fedsim.schema import FederatedRun, load_run, resolve
@@ -18,6 +18,8 @@ from fedsim.types import UserError
 
 GRADIENT_ATTACKS = ("dlg", "idlg", "inverting_gradients", "fedavg_inversion", "ntk_reconstruction")
 """What can be tried on a finished run."""
+LEAST_SHADOWED_ROWS = 6
+"""Two runs with every record and two without it, beside the target and its complement: fewer have no variance."""
 OFF = {"publish_subset": False, "overfit": 0, "single": False, "disjoint": False, "permuted": False}
 """No controls."""
 
@@ -126,7 +128,11 @@ class AuditRun(Section):
 
 def subject_of(attack: Any) -> Subject:
     """What an attack with these settings is run on."""
-    return catalog.resolve("attack", attack.name)(attack).threat.subject
+    return _threat(attack).subject
+
+
+def _threat(attack: Any) -> ThreatModel:
+    return catalog.resolve("attack", attack.name)(attack).threat
 
 
 def load_audit(path: Path, assignments: Sequence[str] = ()) -> AuditRun:
@@ -206,6 +212,12 @@ def _check(config: AuditRun) -> None:
     if subjects != {Subject.CANARIES} and run.audit.holdout <= 0:
         raise UserError(
             "run.audit.holdout=0: non-members are held out when the data are partitioned, or never; set it, such as 0.4"
+        )
+    shadowed = [one.name for one in config.attacks if Knowledge.SHADOWS in _threat(one).knows]
+    if shadowed and config.rows < LEAST_SHADOWED_ROWS:
+        raise UserError(
+            f"rows={config.rows}: attack {shadowed[0]} needs at least 4 runs beside the target and its complement; "
+            f"valid: even numbers from {LEAST_SHADOWED_ROWS}, such as rows={LEAST_SHADOWED_ROWS}"
         )
     if run.transcript == "none":
         raise UserError("run.transcript=none: nothing released would be kept to attack; give uploads or all")
