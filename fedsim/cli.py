@@ -152,6 +152,10 @@ def report(
     from fedsim.report.html import write_report
 
     kept, others = runs_among(runs)
+    if len(kept) > 1 and out is None:  # report.html is the page that the first run has of its own
+        raise UserError(
+            f"{len(kept)} runs side by side need a page of their own; give --out FILE, such as compare.html"
+        )
     target = out or kept[0] / "report.html"
     write_report(kept, target)
     _tell(said(others))
@@ -164,8 +168,8 @@ def list_(
     debug: Debug = False,
 ) -> None:
     """Print the catalog's names of one kind."""
-    singular = kind if kind in catalog.CATALOG else kind.removesuffix("s")
-    for name in catalog.names(singular):
+    readings = (kind, kind.removesuffix("s"), f"{kind.removesuffix('ies')}y")
+    for name in catalog.names(next((one for one in readings if one in catalog.CATALOG), kind)):
         print(name)  # noqa: T201
 
 
