@@ -29,7 +29,7 @@ from fedsim.report.sweep_cells import Cell
 from fedsim.report.sweep_numbers import facts, table_of
 from fedsim.report.sweep_page import write_sweep
 from fedsim.runs import RunDirectory, write_atomic
-from fedsim.schema import Distillation, Experiment, FederatedRun, resolve
+from fedsim.schema import WHAT, Distillation, Experiment, FederatedRun, kind_of, resolve
 from fedsim.types import RunFailed, UserError
 from fedsim.workload import settled
 
@@ -77,6 +77,9 @@ def _place(row: str, column: str) -> str:
 def load_sweep(path: Path, assignments: Sequence[str] = ()) -> tuple[Sweep, list[Plan]]:
     """The sweep and its runs, row by row; every run's settings are checked, its data are not read (`admit` does)."""
     raw = read(path)
+    if (found := kind_of(raw)) not in {"sweep", ""}:
+        varied = f", or vary it in a sweep with run: {path.name} and rows" if found != "audit run" else ""
+        raise UserError(f"{path} is {WHAT[found]}, and not for fedsim sweep; use fedsim {found} {path}{varied}")
     sweep = validate(Sweep, override(raw, [word for word in assignments if word.startswith(("seeds=", "name="))]))
     of_the_run = [word for word in assignments if not word.startswith(("seeds=", "name="))]
     _refuse_own(sweep, of_the_run)

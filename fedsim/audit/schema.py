@@ -13,7 +13,7 @@ from fedsim import catalog
 from fedsim.audit.types import Knowledge, Subject, ThreatModel
 from fedsim.config import Choice, Raw, Section, merge, override, read, validate
 from fedsim.data.split import MembershipConfig
-from fedsim.schema import FederatedRun, load_run, resolve
+from fedsim.schema import WHAT, FederatedRun, kind_of, load_run, resolve
 from fedsim.types import UserError
 
 GRADIENT_ATTACKS = ("dlg", "idlg", "inverting_gradients", "fedavg_inversion", "ntk_reconstruction")
@@ -141,6 +141,7 @@ def load_audit(path: Path, assignments: Sequence[str] = ()) -> AuditRun:
     `run: FILE` is relative to the audit's file; `overrides: [key=value, …]` are laid on it.
     """
     raw = read(path)
+    _refuse_other(raw, path)
     raw = override(raw | {"run": _run(raw, path)}, assignments)
     raw.pop("overrides", None)
     raw.setdefault("name", re.sub(r"[^A-Za-z0-9_.-]+", "_", path.stem).lstrip("_.-") or "audit")
@@ -178,6 +179,19 @@ def of_finished(run: Path, names: Sequence[str], assignments: Sequence[str] = ()
             )
     _check(config)
     return config
+
+
+def _refuse_other(raw: Raw, path: Path) -> None:
+    """Refuse the file of another command, and the folder of a run in the place of an audit's."""
+    if (found := kind_of(raw)) in {"audit run", ""}:
+        return
+    if path.with_name("manifest.json").is_file():
+        try_it = f", or attack the run: fedsim audit run {path.parent} --attack dlg" if found == "run" else ""
+        raise UserError(
+            f"{path.parent} is the folder of a run and no audit; give a folder that fedsim audit run printed{try_it}"
+        )
+    rather = f", or audit it: a file with run: {path.name} and attacks: [...]" if found == "run" else ""
+    raise UserError(f"{path} is no audit but {WHAT[found]}; use fedsim {found} {path}{rather}")
 
 
 def _run(raw: Raw, path: Path) -> Any:
