@@ -116,8 +116,9 @@ def check_evasion(config: PoisoningConfig, scene: Scene) -> None:
     if config.adaptive_to is None:
         return
     chosen = catalog.resolve("defense", config.adaptive_to)
-    if not isinstance(chosen(chosen.Config()), Scoring):
-        raise UserError(f"attackers.adaptive_to: {config.adaptive_to} gives no score with a gradient; valid: "
+    built = chosen(chosen.Config())
+    if not isinstance(built, Scoring) or not built.differentiable:
+        raise UserError(f"attackers.adaptive_to: {config.adaptive_to} gives no score with a gradient in images; valid: "
                         "upload_checks, spectral_signatures")  # fmt: skip
     if scene.method is None:
         raise UserError(f"attackers.adaptive_to: {config.adaptive_to} scores images, and clients of this algorithm "

@@ -12,7 +12,7 @@ from kept_parts import ROOT
 from result_tables import revisions, table
 
 from fedsim.report.sweep_matrix import Matrix, matrix_of
-from fedsim.report.sweep_numbers import calibrations, heading, shown, used
+from fedsim.report.sweep_numbers import UNATTACKED, as_now, calibrations, heading, shown, used
 
 SWEEPS = {
     "backdoor_digits": (
@@ -30,10 +30,12 @@ SWEEPS = {
     "digits_matrix": (
         "Attackers against defences in FedDM on the digits",
         "One of eight clients, a 2×2 square, two rounds. Filters leave out what they flag at their default thresholds "
-        "(`flagged`); beside it what thresholds from the row without attackers would have flagged of the same uploads. "
+        "(`flagged`); beside it what thresholds from the row without attackers would have flagged of the same uploads: "
+        "counts, without an interval, since uploads of a round depend on one another. "
         "Aggregations take the place of the server's training. `detection AUROC`: scores of the client that lies against "
-        "those of the others, over both rounds. `cost`: accuracy less that of the same run without the defence, nobody "
-        "attacking. The last rows are attackers that know a filter.",
+        f"those of the others, over both rounds. `{UNATTACKED}`: less that of the same run without the defence; above 0 the "
+        "defended run is the better one. `accuracy change`: less that of the same run without the attacker. Changes of "
+        "accuracy of one seed have no interval: which images both models read rightly is not kept. The last rows are attackers that know a filter.",
     ),
     "digits_matrix_fedavg": (
         "Attackers against aggregation rules in FedAvg on the digits",
@@ -62,7 +64,8 @@ def section(name: str, title: str, note: str) -> str:
     if not path.is_file():
         return f"## {title}\n\n{note}\n\nNot run yet: {command}.\n"
     kept: dict[str, Any] = json.loads(path.read_text())
-    lines, columns = kept["table"], any(line["column"] for line in kept["table"])
+    lines = [as_now(line) for line in kept["table"]]
+    columns = any(line["column"] for line in lines)
     names = used(lines)
     header = ["attackers", *(["defence"] if columns else []), "seeds"]
     header += [heading(one, lines) for one in names]
@@ -87,6 +90,6 @@ def section(name: str, title: str, note: str) -> str:
 
 
 def _matrix(found: Matrix) -> str:
-    """Lift of each attacker under each defence; the cost of the defence where nobody attacks."""
+    """Lift of each attacker under each defence; by how much that changes the accuracy where nobody attacks."""
     rows = [[row, *(place.text for place in places)] for row, places in found.rows]
-    return "Lift in points:\n\n" + table(["attackers", *found.columns], rows)
+    return f"Lift in points; where nobody attacks, `{UNATTACKED}`:\n\n" + table(["attackers", *found.columns], rows)

@@ -13,8 +13,10 @@ that carry such a trigger, and such a set, are float32 numbers that no image fil
 class 0 are stamped and every record keeps its label. `invisible`: as `box`, but the trigger is added to the whole image
 and changes no pixel by more than `--bound` grey levels (NaiveAttack: random signs; DOORPING: attacks/invisible.py). The
 clean set of a seed is the same in all but `open`. A part is a method and a form; its seeds are kept one by one under
-benchmarks/results/central_backdoors/. FEDSIM_DATA holds mnist.npz, cifar10.npz. Settings (central_settings.py) are chosen
-with `--split val`, 1,000 training images that nothing is condensed from; what it prints is not kept.
+benchmarks/results/central_backdoors/. FEDSIM_DATA holds mnist.npz, cifar10.npz. Settings (central_settings.py) were
+tried with `--split val`, 1,000 training images that nothing is condensed from, and some on test images (what and when:
+TRIED in central_words.py): those are the first 4,000 and the last 2,000, which `--skip` and `--test` leave out by default.
+What `--split val` prints is not kept.
 """
 
 from __future__ import annotations

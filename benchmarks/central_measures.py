@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fedsim import backdoors
@@ -59,8 +60,8 @@ def numbers(
     bench: Bench, without: list[Network], poisoned: list[Network], trigger: Trigger, normalise: Normalise,
     streams: Streams,
 ) -> dict[str, Any]:  # fmt: skip
-    """Means over networks."""
-    test, patch = bench.data.test, scrambled(trigger, streams.generator("patch"))
+    """Means over networks, and of each share [hits, images] over all of them, which read the same images."""
+    test, patch = bench.data.test, control(trigger, streams.generator("patch"))
 
     def success(one: Trigger, networks: list[Network]) -> float:
         return mean(float(backdoors.success(net, test, one, normalise).float().mean()) for net in networks)
@@ -72,7 +73,27 @@ def numbers(
         "free_success": success(trigger, without),
         "random_patch": success(patch, poisoned),
     }
-    return found | {"lift": found["success"] - found["free_success"], "images": int((test.labels != TARGET).sum())}
+    images = int((test.labels != TARGET).sum())
+    sizes = {name: len(poisoned) * (len(test) if name.startswith("accuracy") else images) for name in found}
+    counts = {name: [round(share * sizes[name]), sizes[name]] for name, share in found.items()}
+    made = {"images": images, "counts": counts, "control": "shuffled" if _own(trigger) else "noise"}
+    return found | {"lift": found["success"] - found["free_success"], **made}
+
+
+def control(trigger: Trigger, rng: torch.Generator) -> Trigger:
+    """What a trigger is compared with: noise of its kind, or, where it left the box of bytes, its own values elsewhere.
+
+    Bytes say nothing beside values a hundred times as far: these are shuffled over channels and pixels of the square.
+    """
+    if not _own(trigger):
+        return scrambled(trigger, rng)
+    values, held = trigger.values.clone(), trigger.values[:, trigger.mask]
+    values[:, trigger.mask] = held.flatten()[torch.randperm(held.numel(), generator=rng)].view_as(held)
+    return replace(trigger, values=values)
+
+
+def _own(trigger: Trigger) -> bool:
+    return trigger.values.is_floating_point()
 
 
 def mean(values: Iterable[float]) -> float:

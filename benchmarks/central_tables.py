@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from central_cases import ATTACKS, NAMES, Case, cases, kept_parts
 from central_settings import FORMS, METHODS
 from central_words import PAPER, TRIED, setting
-from result_tables import FEWEST, interval, revisions, spread, table
+from result_tables import FEWEST, interval, percent, revisions, spread, table
+
+from fedsim.training.intervals import wilson
+
+
+def shares(case: Case, of: list[dict[str, Any]], name: str) -> str:
+    """A share over seeds; of one seed with Wilson's interval over its test images, each counted once for all networks."""
+    if len(of) > 1:
+        return interval([one[name] for one in of])
+    asked, (one,) = case.seeds[0]["asked"], of
+    size = asked["networks"] * (asked["test"] if name.startswith("accuracy") else one["images"])
+    hits, looked = one.get("counts", {}).get(name) or (round(one[name] * size), size)  # parts from before: exact, too
+    low, high = wilson(round(hits / asked["networks"]), looked // asked["networks"])
+    return f"{percent(one[name])} [{percent(low)}, {percent(high)}]"
 
 
 def row(case: Case, attack: str, victim: str) -> list[str]:
@@ -13,16 +28,15 @@ def row(case: Case, attack: str, victim: str) -> list[str]:
     seeds = case.holding(attack, victim)
     of = [one["victims"][victim] for one in seeds]
     lows, highs = zip(*(one["levels"] for one in seeds), strict=True)
-    shares = [f"{max(one['carried']):.2f}" for one in seeds if one["carried"]]
+    most = [f"{max(one['carried']):.2f}" for one in seeds if one["carried"]]
     return [
         NAMES[case.data], f"`{case.method}`, {FORMS[case.form]}", str(case.steps), ATTACKS[attack],
         str(case.updates) if attack == "doorping" else "", f"`{case.model}`", f"`{victim}`",
-        interval([one["accuracy"] for one in of]),
+        shares(case, of, "accuracy"),
         interval([one["accuracy"] - one["accuracy_clean"] for one in of]),
-        interval([one["success"] for one in of]), interval([one["free_success"] for one in of]),
-        interval([one["random_patch"] for one in of]),
+        *(shares(case, of, name) for name in ("success", "free_success", "random_patch")),
         interval([one["lift"] for one in of]), ", ".join(f"{100 * one['lift']:.1f}" for one in of),
-        f"{min(lows):.0f} … {max(highs):.0f}", ", ".join(shares),
+        f"{min(lows):.0f} … {max(highs):.0f}", ", ".join(most),
     ]  # fmt: skip
 
 
@@ -78,6 +92,22 @@ def triggers(case: Case, victim: str) -> str:
     return where + (f" It moved while condensing in {sum(moved)} of {len(moved)} seeds." if moved else "")
 
 
+def of_bytes(found: list[Case]) -> list[str]:
+    """What is to be said of kept triggers that left the box and were compared with bytes, which is no comparison."""
+    old = {
+        case.words: None
+        for case in found if case.form == "open"
+        for victim in case.victims("doorping")
+        if any("control" not in one["victims"][victim] for one in case.holding("doorping", victim))
+    }  # fmt: skip
+    if not old:
+        return []
+    return [
+        f"The control trigger of DOORPING was noise of bytes, 0 to 255, in these parts from before it was shuffled: {'; '.join(old)}. Beside values "
+        "that far out of the box it says nothing of what any such square does."
+    ]
+
+
 def absent(found: list[Case]) -> str:
     """Methods and forms that no part is kept of, by data set; and pairs of architectures."""
     lines = []
@@ -99,9 +129,9 @@ def central() -> list[str]:
         return [f"{title}\n\nNot run yet: {command}.\n"]
     header = [
         "data", "method", "steps", "attack", "updates", "condensed with", "victim", "accuracy %", "change, points",
-        "success %", "free success %", "random trigger %", "lift, points", "lift of each seed", "levels", "carried",
+        "success %", "free success %", "control trigger %", "lift, points", "lift of each seed", "levels", "carried",
     ]  # fmt: skip
     listed = "\n".join(f"- {line}" for case in found for line in verdicts(case))
     commits = revisions(source for case in found for one in case.seeds for source in one["sources"])
-    parts = [title, setting(found), table(header, rows(found)), listed, PAPER, absent(found), TRIED, f"{command} · commit {commits}"]  # fmt: skip
+    parts = [title, setting(found), table(header, rows(found)), *of_bytes(found), listed, PAPER, absent(found), TRIED, f"{command} · commit {commits}"]  # fmt: skip
     return ["\n\n".join(parts) + "\n"]

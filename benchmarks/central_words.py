@@ -14,14 +14,16 @@ def setting(found: list[Case]) -> str:
         f"{told(found, 'method', 'ipc')} images a class; ConvNets of width {told(found, 'width')} without norm, with the released 192 hidden "
         "units (`convnet_hidden`), where no other network is named. `success` is over test images not of class 0; `lift` is success "
         "minus that of networks trained on the unpoisoned set of the same seed under the same trigger, so that what a trigger does "
-        "by itself is no success; `random trigger` is noise in the trigger's place on the poisoned networks. In the box: trigger and "
+        "by itself is no success; `control trigger` is, on the poisoned networks, noise of bytes in the trigger's place (invisible: random signs "
+        "of the bound), or, of one that left the box, its own values shuffled over its square. In the box: trigger and "
         "set are bytes; out of it: float32, as in the released code, which never clamps. Clean labels: in the box, records of class 0 "
         "are stamped, as many, and no label is wrong. Invisible: in the box, the trigger is added to the whole image within a bound "
         "(`attacks/invisible.py`; for NaiveAttack random signs of it). `levels` are grey levels of the trigger; `carried`, for each "
         "seed, is the share of a square in the class-0 image that holds most of it, which says little of a white one, since bright "
         f"corners resemble it. The first trigger takes up to {told(found, 'first_steps')} Adam steps on a network that the attacker trained on "
         f"{told(found, 'seen')} records, and `updates` times {told(found, 'trigger_steps')} more on another such network, every {again} steps of the "
-        f"condensation. Intervals and two ends are over seeds, of the mean of {told(found, 'networks')} victims each, trained for {steps} steps, on {told(found, 'test')} test images."
+        f"condensation. Intervals and two ends are over seeds, of the mean of {told(found, 'networks')} victims each, trained for {steps} steps, on {told(found, 'test')} test images. "
+        "Of one seed: Wilson's over these images, each counted once, for shares; changes and lifts of one seed have none."
     )
 
 

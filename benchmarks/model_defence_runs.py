@@ -1,14 +1,15 @@
-"""The federations behind model_defences.py: their settings, and a finished one as a defence sees it."""
+"""The models behind model_defences.py: federations and networks trained centrally, and a finished one as a defence sees it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fedsim.backdoors import left
+from attacks.poisoning import poisoned_rows
+from fedsim.backdoors import left, success
 from fedsim.build import Parts
 from fedsim.config import merge
 from fedsim.data.images import Images
@@ -19,6 +20,8 @@ from fedsim.federated.base import network_with
 from fedsim.models.network import Network
 from fedsim.runs import RunDirectory
 from fedsim.schema import FederatedRun, resolve
+from fedsim.seeding import Streams
+from fedsim.training.train import TrainConfig, accuracy, fit
 from fedsim.workload import settled
 
 EPSILONS = (None, 10.0, 1.0)
@@ -38,6 +41,8 @@ RUNS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 """By data set; the square is the trigger's side in pixels."""
+CENTRAL, STAMPED = TrainConfig(epochs=30, lr=0.05, batch_size=64), 0.5
+"""Training of the networks without a federation, and the share of the records that is stamped and relabelled."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +63,6 @@ class Finished:
     def device(self) -> torch.device:
         """Where its network lives."""
         return next(self.network.parameters()).device
-
-    def seen_with(self, trigger: Trigger | None) -> Finished:
-        """The same run under another trigger."""
-        return replace(self, trigger=trigger)
 
 
 def raw_run(name: str, data: dict[str, Any], device: str, seed: int) -> dict[str, Any]:
@@ -102,3 +103,28 @@ def finished(base: dict[str, Any], attack: str, name: str, scratch: Path, *epsil
         network_with(parts.setting, weights).eval(), parts.normalise, parts.images(parts.split.val), parts.dataset.test,
         triggers[0].trigger if triggers else None, measured,
     )  # fmt: skip
+
+
+def central(base: dict[str, Any], trigger: Trigger, seed: int) -> dict[str, Finished]:
+    """The control with a backdoor for certain: one network on all clients' records, half of them stamped, and its clean twin."""
+    config = resolve(FederatedRun, base)
+    parts, streams = settled(Parts(config)), Streams(seed, ("model_defences", "central"))
+    records = parts.images(parts.split.train)
+    rows = poisoned_rows(records, trigger.target, STAMPED, streams.generator("rows"))
+    networks = {}
+    for name, images in {"central clean": records, "central naive": trigger.poison(records, rows)}.items():
+        networks[name] = parts.fresh()(streams.generator("weights"))
+        fit(networks[name], images.to(parts.device), parts.normalise, CENTRAL, streams.generator("train"))
+    test, normalise = parts.dataset.test, parts.normalise
+    right = {name: accuracy(one, test, normalise) for name, one in networks.items()}
+    hits = {name: float(success(one, test, trigger, normalise).double().mean()) for name, one in networks.items()}
+    clean, bad = networks
+    measured = {
+        clean: {"accuracy": right[clean]},
+        bad: {"accuracy": right[bad], "asr": hits[bad], "asr_clean": hits[clean], "lift": hits[bad] - hits[clean],
+              "accuracy_clean": right[clean]},
+    }  # fmt: skip
+    held = parts.images(parts.split.val)
+    return {
+        name: Finished(one.eval(), normalise, held, test, trigger, measured[name]) for name, one in networks.items()
+    }

@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedsim.report.sweep_numbers import FEWEST
 from fedsim.report.table import model_label
 from fedsim.training.intervals import Interval, difference_ci, mean_ci
 
 ROOT = Path(__file__).parent
-FEWEST = 3
-"""Seeds that an interval, and a verdict, are taken from."""
 
 
 def cells(group: str) -> dict[str, dict[str, Any]]:

@@ -22,8 +22,8 @@ from fedsim.audit.statistics.auc import auc
 from fedsim.training.intervals import bounded_ci
 
 SCORES = {"changed_iou": "IoU of changed bits", "masks_hamming": "Hamming of masks", "masks_iou": "IoU of masks"}
-SHIPPED = "changed_iou"
-"""The filter's own score."""
+SHIPPED, PAPER = "changed_iou", "masks_hamming"
+"""The filter's own score, and the paper's: the share of mask bits that are equal."""
 STARTS = {"first weights": "first weights", "trained": "trained weights"}
 SHARES = {"0.1": "a tenth poisoned", "0.5": "half poisoned"}
 LABELLED = "0.1"
@@ -70,7 +70,10 @@ def note(used: Mapping[str, Any]) -> str:
         "poisoned one (`labels`), or none (`none`). AUROC: share of honest clients with a higher z than that client, mean over seeds, 0.5 "
         "where nothing is seen, with Chernoff's and Hoeffding's interval, which holds for every law on 0 … 1 and is wide for so few seeds; "
         "p: exact, against any of the clients being that one, not corrected for the number of rows; `found`: seeds in which it has "
-        f"z < −{used['threshold']:g}; `false`: share of honest clients below that. Nothing adapts to the defence here."
+        f"z < −{used['threshold']:g}; `false`: share of honest clients below that. Nothing adapts to the defence here. The trained weights were "
+        "fitted to the very honest uploads that are then scored, the questioned client's honest one among them, and never to the poisoned one; in a "
+        "federation they come from earlier uploads, the attacker's too. That a poisoned upload moves them further may in part be that it is new to "
+        "them; the honest control with its labels, which holds the client's own records but for the exchanged ones, is so only in part."
     )
 
 
@@ -117,58 +120,75 @@ def by_chance(cells: Sequence[Part], score: str) -> float:
 
 
 def answer(cells: Cells, threshold: float) -> str:
-    """The verdict, every number in it from the cells."""
+    """The verdict of both scores, every number in it from the cells."""
+    legend = (
+        f"**Does the score tell a poisoned client's upload from honest ones?** `no`: p ≥ {LEVEL:g}; `by its labels`: p < {LEVEL:g}, but it is not "
+        f"shown to be more suspicious than an honest client with its labels (sign test over seeds, ties left out, p ≥ {LEVEL:g}; five seeds win only "
+        f"together); `yes`: it is; `unlike the others`: p < {LEVEL:g}, and no such client was run, so that it may be by its labels. One word where "
+        "both starts agree; `left out`: over both starts and all seeds. A likeness of the labels is no sight of the trigger: an honest client with the "
+        "poisoned one's labels is the control."
+    )
+    heads = {SHIPPED: "the filter as it ships", PAPER: "the paper's measure, `compare: masks, measure: hamming`"}
+    found = [f"{SCORES[score]}, {words}:\n\n{verdicts(cells, threshold, score)}" for score, words in heads.items()]
+    return "\n\n".join([legend, *found, beside(cells, threshold)])
+
+
+def verdicts(cells: Cells, threshold: float, score: str) -> str:
+    """A line for each kind of set and partition, and the false positives."""
     lines = []
     for kind, partition in dict.fromkeys(key[:2] for key in cells):
-        found = [told(cells, kind, partition, attack, words, threshold) for attack, words in SHARES.items()]
-        lines.append(f"- {NAMES[kind]}, {partition}: {'; '.join(found)}{against_labels(cells, kind, partition)}.")
+        found = [told(cells, (kind, partition, attack), words, threshold, score) for attack, words in SHARES.items()]
+        lines.append(
+            f"- {NAMES[kind]}, {partition}: {'; '.join(found)}{against_labels(cells, kind, partition, score)}."
+        )
     quiet = [cell for key, every in cells.items() if key[3] == "none" for cell in every]
-    false = np.mean([np.array(cell[SHIPPED]) < -threshold for cell in quiet])
-    return (
-        "**Does the filter as it ships tell a poisoned client's upload from honest ones?** `no`: p ≥ "
-        f"{LEVEL:g}; `by its labels`: p < {LEVEL:g}, but it is not shown to be more suspicious than an honest client with its labels (sign test over "
-        f"seeds, ties left out, p ≥ {LEVEL:g}; five seeds win only together); `yes`: it is; `unlike the others`: p < {LEVEL:g}, and no such "
-        "client was run, so that it may be by its labels. One word where both starts agree; `left out`: over both starts and all seeds.\n\n"
-        + "\n".join(lines)
-        + f"\n\nWhere nobody attacks {percent(false)} % of the clients are left out. A likeness of the labels is no sight of the trigger: an honest "
-        f"client with the poisoned one's labels is the control. {on_masks(cells, threshold)}"
+    return "\n".join(
+        [
+            *lines,
+            f"- Where nobody attacks {percent(false_share(quiet, threshold, score))} % of the clients are left out.",
+        ]
     )
 
 
-def on_masks(cells: Cells, threshold: float) -> str:
-    """What the masks themselves say from trained weights, beside the filter's score."""
-    found = {kind: [key for key in cells if key[0] == kind and key[2] == "trained"] for kind, *_ in cells}
+def false_share(quiet: Sequence[Part], threshold: float, score: str) -> float:
+    """Share of the clients below −threshold where nobody attacks."""
+    return float(np.mean([np.array(cell[score]) < -threshold for cell in quiet]))
+
+
+def beside(cells: Cells, threshold: float) -> str:
+    """Both scores from trained weights, and why the filter keeps its own."""
     said = []
-    for kind, keys in found.items():
-        bad = [
-            np.mean([areas(cells[key], score) for key in keys if key[3] in SHARES])
-            for score in (SHIPPED, "masks_hamming")
-        ]
-        false = [
-            percent(np.mean([np.array(cell[score]) < -threshold for key in keys if key[3] == "none" for cell in cells[key]]))
-            for score in (SHIPPED, "masks_hamming")
-        ]  # fmt: skip
+    for kind in dict.fromkeys(key[0] for key in cells):
+        keys = [key for key in cells if key[0] == kind and key[2] == "trained"]
+        quiet = [cell for key in keys if key[3] == "none" for cell in cells[key]]
+        ours, theirs = (
+            (np.mean([areas(cells[key], score) for key in keys if key[3] in SHARES]), percent(false_share(quiet, threshold, score)))
+            for score in (SHIPPED, PAPER)
+        )  # fmt: skip
         said.append(
-            f"{NAMES[kind]} {bad[1]:.2f} instead of {bad[0]:.2f} ({false[1]} instead of {false[0]} % of honest clients left out)"
+            f"{NAMES[kind]} {theirs[0]:.2f} instead of {ours[0]:.2f} ({theirs[1]} instead of {ours[1]} % of honest clients left out)"
         )
     return (
-        "From trained weights the Hamming likeness of the masks themselves has, over both partitions and shares poisoned, a mean AUROC on "
-        f"{' and on '.join(said)}."
+        "From trained weights the Hamming likeness of the masks has, over both partitions and shares poisoned, a mean AUROC on "
+        f"{' and on '.join(said)}. The filter's default is the changed bits by argument, from before these figures: all masks grow from the server's, "
+        "and what they have in common with it says nothing of a client. The figures do not bear that out where the masks find more; the default stays "
+        "nevertheless, since another one chosen by these seeds would have to be measured on others, at a threshold for its own false positives."
     )
 
 
-def told(cells: Cells, kind: str, partition: str, attack: str, words: str, threshold: float) -> str:
-    """One attack: whether it is seen from which start, its AUROC, and how often it is left out."""
+def told(cells: Cells, case: tuple[str, str, str], words: str, threshold: float, score: str) -> str:
+    """Of a kind, partition and attack: whether it is seen from which start, its AUROC, and how often it is left out."""
+    kind, partition, attack = case
     here = {
         start: cells[kind, partition, start, attack] for start in STARTS if (kind, partition, start, attack) in cells
     }
-    words_of = {start: sight(found, control(cells, kind, partition, start, attack)) for start, found in here.items()}
+    words_of = {
+        start: sight(found, control(cells, kind, partition, start, attack), score) for start, found in here.items()
+    }
     apart = ", ".join(f"{word} from the {STARTS[start]}" for start, word in words_of.items())
     said = apart if len(set(words_of.values())) > 1 else next(iter(words_of.values()))
-    numbers = ", ".join(
-        f"{np.mean(areas(found, SHIPPED)):.2f} from the {STARTS[start]}" for start, found in here.items()
-    )
-    left = sum(detected(found, SHIPPED, threshold)[0] for found in here.values())
+    numbers = ", ".join(f"{np.mean(areas(found, score)):.2f} from the {STARTS[start]}" for start, found in here.items())
+    left = sum(detected(found, score, threshold)[0] for found in here.values())
     return f"{words} **{said}** (AUROC {numbers}; left out {left} of {sum(map(len, here.values()))} times)"
 
 
@@ -177,13 +197,13 @@ def control(cells: Cells, kind: str, partition: str, start: str, attack: str) ->
     return cells.get((kind, partition, start, "labels")) if attack == LABELLED else None
 
 
-def sight(found: Sequence[Part], honest: Sequence[Part] | None) -> str:
+def sight(found: Sequence[Part], honest: Sequence[Part] | None, score: str) -> str:
     """What the score sees: nothing, the labels, more than these, or what no control tells apart."""
-    if by_chance(found, SHIPPED) >= LEVEL:
+    if by_chance(found, score) >= LEVEL:
         return "no"
     if honest is None:
         return "unlike the others"
-    return "yes" if wins(areas(found, SHIPPED), areas(honest, SHIPPED)) < LEVEL else "by its labels"
+    return "yes" if wins(areas(found, score), areas(honest, score)) < LEVEL else "by its labels"
 
 
 def wins(ours: Sequence[float], theirs: Sequence[float]) -> float:
@@ -192,13 +212,13 @@ def wins(ours: Sequence[float], theirs: Sequence[float]) -> float:
     return float(binom.sf(sum(signs) - 1, len(signs), 0.5)) if signs else 1.0
 
 
-def against_labels(cells: Cells, kind: str, partition: str) -> str:
+def against_labels(cells: Cells, kind: str, partition: str, score: str) -> str:
     """In how many seeds a tenth poisoned is more suspicious than the honest client with its labels, whose AUROC is beside."""
     said = []
     for start, words in STARTS.items():
         if (honest := control(cells, kind, partition, start, LABELLED)) is None:
             continue
-        own, other = areas(cells[kind, partition, start, LABELLED], SHIPPED), areas(honest, SHIPPED)
+        own, other = areas(cells[kind, partition, start, LABELLED], score), areas(honest, score)
         more = sum(left > right for left, right in zip(own, other, strict=True))
         said.append(
             f"{np.mean(other):.2f} from the {words} (the poisoned one more suspicious in {more} of {len(own)} seeds)"

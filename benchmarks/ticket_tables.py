@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -63,6 +63,28 @@ def corrected(part: Part, pair: str, mask: str) -> float:
     return found["changed" if "changed" in found else "masks"]["iou"][2]
 
 
+def drawn(part: Part, pair: str, mask: str) -> bool:
+    """Whether both sets of a pair have the mask: an early-bird training that never stood still drew none."""
+    return mask != "scales" or all(part["epoch_drawn"][one] is not None for one in PAIRS[pair])
+
+
+def over(parts: Sequence[Part], pairs: Sequence[str], mask: str, found: Callable[[Part], float]) -> str:
+    """Mean and interval over the seeds in which every mask of these pairs was drawn, and how many where that is not all."""
+    there = [one for one in parts if all(drawn(one, pair, mask) for pair in pairs)]
+    few = f" (n = {len(there)})" if len(there) < len(parts) else ""
+    return f"{number([found(one) for one in there])}{few}" if there else "none drawn"
+
+
+def drawings(by_kind: dict[str, list[Part]]) -> str:
+    """How many early-bird tickets were drawn."""
+    epochs = [epoch for parts in by_kind.values() for one in parts for epoch in one["epoch_drawn"].values()]
+    there = sum(epoch is not None for epoch in epochs)
+    return (
+        f"Early-bird tickets were drawn in {there} of {len(epochs)} trainings; in the others the mask never stood still. Pairs without "
+        "both tickets are left out, and n stands beside what is of fewer seeds."
+    )
+
+
 def likenesses(data: str) -> str:
     """Masks of sets against each other."""
     by_kind = {kind: kept("tickets", f"{data}_likeness_{kind}_") for kind in KINDS}
@@ -74,19 +96,11 @@ def likenesses(data: str) -> str:
         "much at once from the dense network. A poisoned set has a tenth of its records stamped and relabelled. Intervals: t over seeds."
     )
     header = ["set", "masks", "n", *PAIRS]
-    rows = [
-        [
-            NAMES[kind],
-            MASKS[mask],
-            str(len(parts)),
-            *(number([corrected(one, pair, mask) for one in parts]) for pair in PAIRS),
-        ]
-        for kind, parts in by_kind.items()
-        for mask in MASKS
-    ]
+    rows = [likeness_row(kind, mask, parts) for kind, parts in by_kind.items() for mask in MASKS]
     gaps = [gap_row(kind, mask, parts) for kind, parts in by_kind.items() for mask in MASKS]
     body = [
         table(header, rows),
+        drawings(by_kind),
         "Paired differences over seeds. The first is what a defence that compares with honest clients of the same classes would see; "
         "in the second the honest one has the poisoned one's labels too, so that the trigger alone is left.",
         table(["set", "masks", "(clean, poisoned) − honest", "(clean, poisoned) − honest with its labels", "(both poisoned) − honest"], gaps),
@@ -104,6 +118,12 @@ def likenesses(data: str) -> str:
     )
 
 
+def likeness_row(kind: str, mask: str, parts: list[Part]) -> list[str]:
+    """Likeness of each pair, over seeds."""
+    found = [over(parts, [pair], mask, lambda one, pair=pair: corrected(one, pair, mask)) for pair in PAIRS]
+    return [NAMES[kind], MASKS[mask], str(len(parts)), *found]
+
+
 def gap_row(kind: str, mask: str, parts: list[Part]) -> list[str]:
     """Differences of pairs within each seed."""
     pairs = [
@@ -111,8 +131,11 @@ def gap_row(kind: str, mask: str, parts: list[Part]) -> list[str]:
         ("clean, poisoned", "honest, labels of the poisoned"),
         ("both poisoned", "honest"),
     ]
-    found = [[corrected(one, left, mask) - corrected(one, right, mask) for one in parts] for left, right in pairs]
-    return [NAMES[kind], MASKS[mask], *map(number, found)]
+    found = [
+        over(parts, pair, mask, lambda one, pair=pair: corrected(one, pair[0], mask) - corrected(one, pair[1], mask))
+        for pair in pairs
+    ]
+    return [NAMES[kind], MASKS[mask], *found]
 
 
 def in_full(by_kind: dict[str, list[Part]]) -> tuple[list[str], list[list[str]]]:

@@ -110,6 +110,7 @@ class ActivationClustering:
 
     Config = Config
     sends: ClassVar[Sends] = "synthetic"
+    differentiable: ClassVar[bool] = False
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -78,6 +78,7 @@ class Influence:
 
     Config = Config
     sends: ClassVar[Sends] = "synthetic"
+    differentiable: ClassVar[bool] = False
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -71,6 +71,7 @@ class SpectralSignatures:
 
     Config = Config
     sends: ClassVar[Sends] = "synthetic"
+    differentiable: ClassVar[bool] = True
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -68,6 +68,7 @@ class UploadChecks:
 
     Config = Config
     sends: ClassVar[Sends] = "synthetic"
+    differentiable: ClassVar[bool] = True
 
     def __init__(self, config: Config) -> None:
         self.config = config

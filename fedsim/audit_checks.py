@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,10 +14,11 @@ from fedsim.audit.gradients import OTHERS
 from fedsim.audit.schema import AuditRun
 from fedsim.audit.statistics.power import detectable_auc, detectable_proportion
 from fedsim.audit.store import Store
+from fedsim.audit.targets import Targets
 from fedsim.audit.types import Subject
 from fedsim.audit_judgement import again, folder_of, made
 from fedsim.audit_prices import attacks_seconds, runs_seconds
-from fedsim.auditing import planned
+from fedsim.auditing import described, planned, runs_of
 from fedsim.build import Parts
 from fedsim.runs import RunDirectory
 from fedsim.schema import FederatedRun
@@ -72,7 +74,8 @@ def _cases(config: AuditRun, what: str) -> str:
 
 
 def verify(folder: Path) -> str:
-    """Recompute findings, controls and fingerprints; raises `RunFailed` that names the first thing that differs."""
+    """Recompute findings, controls and fingerprints, and what the card says of its runs where these are still here;
+    raises `RunFailed` that names the first thing that differs."""
     run, config = folder_of(folder)
     card, store = run.read_json("card"), Store(folder)
     for name, told in card.get("details", {}).get("arrays", {}).items():
@@ -81,11 +84,27 @@ def verify(folder: Path) -> str:
         if found != told:
             raise RunFailed(f"{name}: its fingerprint is {found[:12]}, the card says {told[:12]}")
     found = to_json(again(config, store))
-    parts = ("findings", "controls", "contradicted", "verdict", "exit_code")
+    parts = ["findings", "controls", "contradicted", "verdict", "exit_code"]
+    if here := (runs := _still_here(config, folder)):
+        own = described(config, Targets(config, runs), runs)
+        found |= json.loads(json.dumps(own))
+        parts += own
     differences = list(_differences("", {key: card.get(key) for key in parts}, {key: found[key] for key in parts}))
     if differences:
         raise RunFailed(f"{differences[0]}" + (f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""))
-    return f"{len(found['findings'])} findings and {len(found['controls'])} controls recomputed: all as on the card"
+    more = "" if here else "; its runs are not here: release, accounting and utility were not read again"
+    return (
+        f"{len(found['findings'])} findings and {len(found['controls'])} controls recomputed: all as on the card{more}"
+    )
+
+
+def _still_here(config: AuditRun, folder: Path) -> dict[str, Path]:
+    """The audit's runs; none where some are gone, as beside a card that was copied away."""
+    try:
+        runs = runs_of(config, folder)
+    except FileNotFoundError:  # the plan says where they lie
+        return {}
+    return runs if all((path / "result.json").is_file() for path in runs.values()) else {}
 
 
 def _differences(where: str, told: Any, found: Any) -> Iterator[str]:

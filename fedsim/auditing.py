@@ -89,7 +89,7 @@ def _card(config: AuditRun, folder: Path, facts: dict[str, Any], terminal: Termi
     plans, store = Plans(folder), Store(folder)
     plans.write(planned(config))
     make(folder, config.workers, terminal)
-    runs = {"plain": Path(config.finished)} if config.finished else {name: plans.run(name) for name in planned(config)}
+    runs = runs_of(config, folder)
     targets = Targets(config, runs)
     attacks: list[Attack] = [made(chosen) for chosen in config.attacks]
     for attack, chosen in zip(attacks, config.attacks, strict=True):
@@ -99,21 +99,34 @@ def _card(config: AuditRun, folder: Path, facts: dict[str, Any], terminal: Termi
     keep_panels(config, targets, store)
     keep_reconstructions(config, store)
     _controls(config, targets, plans, store, terminal)
-    results = {name: RunDirectory(path).read_json("result") for name, path in runs.items() if name != "publish_subset"}
     seen = [(chosen.name, threat) for attack, chosen in zip(attacks, config.attacks, strict=True)
             for threat in threats_of(attack)]  # fmt: skip
     return replace(
         again(config, store),
         provenance={key: facts[key] for key in ("config_hash", "versions", "git", "device", "processor", "cores")}
         | {"data": targets.parts.dataset.fingerprint(), "seed": config.seed},
-        release=_release(config, targets, results),
         threats=[threat for _, threat in seen],
-        accounting=results.get("canaries", results[targets.first_name]).get("privacy"),
-        utility=_utility(results),
+        **described(config, targets, runs),
         limits=limits(config, len(targets.pool.positions) if targets.folders else 0),
         citations=CITATIONS,
         details={"arrays": store.fingerprints(), "attacks": [name for name, _ in seen]},
     )
+
+
+def runs_of(config: AuditRun, folder: Path) -> dict[str, Path]:
+    """The folders of an audit's runs, by name; of a run that was finished before, that one."""
+    plans = Plans(folder)
+    return {"plain": Path(config.finished)} if config.finished else {name: plans.run(name) for name in planned(config)}
+
+
+def described(config: AuditRun, targets: Targets, runs: dict[str, Path]) -> dict[str, Any]:
+    """What the runs' own results say of themselves: release, accounting and utility of the card."""
+    results = {name: RunDirectory(path).read_json("result") for name, path in runs.items() if name != "publish_subset"}
+    return {
+        "release": _release(config, targets, results),
+        "accounting": results.get("canaries", results[targets.first_name]).get("privacy"),
+        "utility": _utility(results),
+    }
 
 
 def threats_of(attack: Any) -> tuple[ThreatModel, ...]:

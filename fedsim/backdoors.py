@@ -80,7 +80,11 @@ def measured(
     used, test = acted(parts, records), parts.dataset.test
     triggers = left(run, state.round, used)
     if not triggers:
-        why = "the attackers' folders are not on this machine" if any(used) else "no attacker's upload was used"
+        why = (
+            "no trigger is left: the attackers' folders are elsewhere, or were removed"
+            if any(used)
+            else "no attacker's upload was used"
+        )
         return {"triggers": [], "acted": used, "why": why}
     attacked = network_with(parts.setting, state.weights)
     before = network_with(parts.setting, _weights(clean)) if clean is not None else None

@@ -50,16 +50,16 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], meta: Any) -> None:
     write_atomic(path, encode(plain, {"meta": json.dumps(meta)}))
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
-    """What `save_tensors` wrote; a damaged file is a `UserError`."""
+def load_tensors(
+    path: Path, what: str = "checkpoint", remedy: str = "delete it to go on from the one before"
+) -> tuple[dict[str, Tensor], Any]:
+    """What `save_tensors` wrote; a damaged or missing file is a `UserError`, with what it is and what to do."""
     try:
         with safe_open(str(path), framework="pt") as file:
             meta = json.loads((file.metadata() or {})["meta"])
             return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118 - not a dict
     except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
-        raise UserError(
-            f"checkpoint {path} is damaged ({' '.join(str(error).split())}); delete it to go on from the one before"
-        ) from error
+        raise UserError(f"{what} {path} is damaged ({' '.join(str(error).split())}); {remedy}") from error
 
 
 class RunDirectory:

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from fedsim.audit_checks import compare, plan, verify
 from fedsim.audit_judgement import disjoint, only
 from fedsim.auditing import audit
 from fedsim.cli import main
+from fedsim.runs import RunDirectory
 from fedsim.types import RunFailed, UserError
 
 QUICK = Path("configs/audit/quick.yaml")
@@ -115,6 +117,28 @@ def test_verify_names_an_altered_number(done: tuple[Path, int], tmp_path: Path, 
         verify(copy)
     assert said in str(raised.value)
     assert path[-1] in str(raised.value)
+
+
+@pytest.mark.parametrize("part", ["release", "utility", "accounting"])
+def test_verify_names_what_the_runs_do_not_say(
+    done: tuple[Path, int], part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = card_of(done[0]) | {part: {"epsilon": 0.1}}
+    monkeypatch.setattr("fedsim.runs.RunDirectory.read_json", altered(RunDirectory.read_json, card))
+    with pytest.raises(RunFailed, match=part):
+        verify(done[0])
+
+
+def altered(read: Any, card: dict[str, Any]) -> Any:
+    """`read_json` under which another card lies in the folder."""
+    return lambda run, name: card if name == "card" else read(run, name)
+
+
+def test_verify_says_what_it_could_not_read_again(done: tuple[Path, int], tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(done[0], copy, ignore=shutil.ignore_patterns("runs", "flwr"))
+    shutil.rmtree(copy / "plan")
+    assert "its runs are not here: release, accounting and utility were not read again" in verify(copy)
 
 
 def test_verify_names_an_altered_file(done: tuple[Path, int], tmp_path: Path) -> None:

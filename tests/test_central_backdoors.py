@@ -15,16 +15,14 @@ import torch
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))  # its modules know one another by plain names
 
 import central_backdoors
-import central_cases
 import central_measures
 import central_settings
-import central_tables
 from kept_parts import there
 
 from fedsim import api
 from fedsim.data.images import Images
 from fedsim.data.transforms import Normalise
-from fedsim.data.trigger import noisy, white
+from fedsim.data.trigger import noisy, scrambled, white
 from fedsim.models.hidden_convnet import Config
 from fedsim.seeding import Streams
 from fedsim.tasks import network_factory
@@ -72,6 +70,24 @@ def test_numbers_are_those_of_stamping_by_hand() -> None:
         stamped = Images(torch.where(one.mask, one.values, others.pixels), others.labels)
         shares = [float((predictions(net, stamped, bench.normalise) == 0).float().mean()) for net in networks]
         assert found[name] == sum(shares) / 2
+        assert found["counts"][name] == [round(sum(shares) * len(others)), 2 * len(others)]
+    right = [int((predictions(net, digits.test, bench.normalise) == digits.test.labels).sum()) for net in networks]
+    assert found["counts"]["accuracy"] == [sum(right), 2 * len(digits.test)]
+    assert found["control"] == "noise"
+
+
+def test_what_left_the_box_is_compared_with_its_own_values_elsewhere() -> None:
+    square = noisy((2, 8, 8), 3, 0, torch.Generator().manual_seed(0))
+    far = replace(square, values=1000 * square.values.float() - 8000)
+    found = central_measures.control(far, torch.Generator().manual_seed(1))
+    before, after = (one.values[:, far.mask].flatten() for one in (far, found))
+    assert torch.equal(before.sort().values, after.sort().values)
+    assert not torch.equal(before, after)
+    assert found.values.dtype == torch.float32
+    assert torch.equal(found.values[:, ~far.mask], far.values[:, ~far.mask])
+    inside = central_measures.control(square, torch.Generator().manual_seed(1))
+    assert inside.values.dtype == torch.uint8
+    assert torch.equal(inside.values, scrambled(square, torch.Generator().manual_seed(1)).values)
 
 
 def test_only_the_open_form_lets_a_set_leave_the_box() -> None:
@@ -155,6 +171,8 @@ def test_every_form_keeps_its_promise_and_the_trigger_moves_at_one_image_too(par
         assert (few >= 0 and many <= 255) is (form != "open")
         assert len(found[attack]["carried"]) == {"invisible": 0}.get(form, 1 if method == "dm_ipc1" else 10)
         assert found[attack]["victims"]["convnet_hidden"]["images"] == 27
+        shuffled = (attack, form) == ("doorping", "open")
+        assert found[attack]["victims"]["convnet_hidden"]["control"] == ("shuffled" if shuffled else "noise")
 
 
 def test_a_bound_beyond_bytes_is_refused_before_any_work() -> None:
@@ -162,53 +180,3 @@ def test_a_bound_beyond_bytes_is_refused_before_any_work() -> None:
         central_settings.bench_of(
             central_backdoors.arguments(["--data", "digits", "--bound", "300"]), torch.device("cpu")
         )
-
-
-def kept(lift: float, attack: str = "doorping", form: str = "box", **more: Any) -> dict[str, Any]:
-    """A part as it is kept, of one attack and victim."""
-    options = central_backdoors.arguments(["--data", "mnist", "--attacks", attack])
-    asked = json.loads(json.dumps(central_settings.asked(options, f"dm_{form}"))) | more
-    shares = {"accuracy": 0.8, "accuracy_clean": 0.8, "success": lift, "free_success": 0.0, "random_patch": 0.0}
-    victims = {"convnet_hidden": shares | {"lift": lift, "images": 5}}
-    one = {"levels": [0.0, 300.0 if form == "open" else 200.0], "carried": [0.5], "moved": True, "victims": victims}
-    return {"source": {"commit": "0123456789ab"}, "asked": asked, attack: one}
-
-
-def test_verdicts_are_read_off_the_parts() -> None:
-    shown = [(seed, kept(lift, form="open")) for seed, lift in enumerate((0.9, 0.92, 0.94))]
-    (case,) = central_cases.cases(shown)
-    (line,) = central_tables.verdicts(case)
-    assert line == (
-        "MNIST, `dm`, 120 steps, out of it: DOORPING lifts 92.0 [87.0, 97.0] (n = 3): a backdoor is shown. Its trigger "
-        "reaches 0 … 300: no image file can hold it. It moved while condensing in 3 of 3 seeds."
-    )
-    (case,) = central_cases.cases([(seed, kept(lift)) for seed, lift in enumerate((0.1, -0.1, 0.0))])
-    assert "no backdoor is shown" in central_tables.verdicts(case)[0]
-    assert "no image file" not in central_tables.verdicts(case)[0]
-    for few, said in {(0.5,): "50.0 (n = 1)", (0.5, 0.51): "50.5 (50.0 to 51.0) (n = 2)"}.items():
-        (case,) = central_cases.cases([(seed, kept(lift)) for seed, lift in enumerate(few)])
-        assert f"DOORPING lifts {said}: too few seeds." in central_tables.verdicts(case)[0]
-    assert central_tables.judged([1.0, 1.0, 1.0]) == "no interval, since all seeds agree"
-
-
-def test_seeds_of_one_case_are_of_one_setting() -> None:
-    moved = [(0, kept(0.1)), (0, kept(0.2, "naive")), (1, kept(0.1, victim=["alexnet"], models={"alexnet": {}}))]
-    (case,) = central_cases.cases(moved)
-    assert [set(one) - {"asked", "sources"} for one in case.seeds] == [{"doorping", "naive"}, {"doorping"}]
-    assert [len(one["sources"]) for one in case.seeds] == [2, 1]
-    for odd in ({"epochs": 3}, {"networks": 1, "epochs": 3}):
-        with pytest.raises(UserError, match=rf"mnist dm box 120 .*different settings \({', '.join(sorted(odd))}\)"):
-            central_cases.cases([(0, kept(0.1)), (1, kept(0.1, **odd))])
-
-
-def test_what_was_not_run_and_how_often_a_trigger_is_updated_is_read_off_too() -> None:
-    few = kept(0.1)
-    few["asked"]["method"]["iterations"] = 40
-    found = central_cases.cases([(0, kept(0.1)), (0, few)])
-    assert [(case.steps, case.updates) for case in found] == [(40, 0), (120, 2)]
-    assert central_cases.told(found, "method", "iterations") == "40 or 120"
-    assert "never optimise the trigger again" in central_tables.verdicts(found[0])[0]
-    said = central_tables.absent(found)
-    assert "`dm` in the box" not in said.split("MNIST")[1]
-    assert "`dm` in the box" in said.split("MNIST")[0]
-    assert "condensed with `alexnet` for `convnet_hidden`" in said

@@ -158,6 +158,8 @@ def test_the_answer_is_made_of_the_cells() -> None:
         "weights, 1.00 from the trained weights; left out 5 of 10 times)"
     )
     assert tenth in text
+    assert text.index("as it ships") < text.index(tenth) < text.index("the paper's measure")
+    assert "a tenth poisoned **no** (AUROC 0.43 from the first weights, 0.00 from the trained" in text  # of the masks
     assert "half poisoned **unlike the others** (AUROC 1.00 from the first weights, 1.00" in text
     assert "0.57 from the first weights (the poisoned one more suspicious in 0 of 5 seeds)" in text
     assert "(the poisoned one more suspicious in 5 of 5 seeds)" in text
@@ -166,15 +168,21 @@ def test_the_answer_is_made_of_the_cells() -> None:
     unseen = {key: [lined(place, seen=False) for place in range(5)] for key in cells}
     assert "a tenth poisoned **no**" in tables.answer(unseen, 3.5)
     assert "yes" not in tables.answer(unseen, 3.5).partition("\n\n")[2]
+    mirrored = {
+        key: [one | {"changed_iou": one["masks_hamming"], "masks_hamming": one["changed_iou"]} for one in every]
+        for key, every in cells.items()
+    }
+    assert text.split("measure: hamming`:")[0].count(tenth) == 1
+    assert tables.answer(mirrored, 3.5).split("measure: hamming`:")[1].count(tenth) == 1
 
 
 def test_yes_takes_a_win_over_an_honest_client_with_the_same_labels() -> None:
     seen, other = [lined(place, seen=True) for place in range(5)], [lined(place, seen=False) for place in range(5)]
-    assert tables.sight(seen, other) == "yes"
-    assert tables.sight(seen, seen) == "by its labels"  # all tie
-    assert tables.sight(seen, [*other[:4], seen[4]]) == "by its labels"  # four wins and a tie: p 1/16
-    assert tables.sight(seen, None) == "unlike the others"
-    assert tables.sight(other, other) == "no"
+    assert tables.sight(seen, other, "changed_iou") == "yes"
+    assert tables.sight(seen, seen, "changed_iou") == "by its labels"  # all tie
+    assert tables.sight(seen, [*other[:4], seen[4]], "changed_iou") == "by its labels"  # four wins and a tie: p 1/16
+    assert tables.sight(seen, None, "changed_iou") == "unlike the others"
+    assert tables.sight(other, other, "changed_iou") == "no"
     assert tables.wins([1.0] * 5, [0.5] * 5) == pytest.approx(1 / 32)
     assert tables.wins([0.5, 1.0, 1.0], [1.0, 0.5, 0.5]) == pytest.approx(1 / 2)  # two of three or more
     cells = {("dm10", "equal", "trained", name): seen for name in ("none", "0.1", "0.5", "labels")}

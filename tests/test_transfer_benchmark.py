@@ -121,7 +121,7 @@ def test_the_section_says_what_s_gives_beyond_random_signs(monkeypatch):
     parts = [fake(name, seed, level + slopes[name] * seed) for name, level in levels.items() for seed in range(3)]
     monkeypatch.setattr(transfer_page, "kept", lambda folder, prefix: parts)
     said = transfer_page.section("digits")
-    row = next(line for line in said.splitlines() if "60.00 %" in line)  # (0.4 − 0.1) / (0.6 − 0.1)
+    row = next(line for line in said.splitlines() if "60.00 (all equal) |" in line)  # (0.4 − 0.1) / (0.6 − 0.1)
     assert "4.80 [4.30, 5.30]" in row  # S less random records
     assert "-20.00 (all equal)" in row  # S less all of D
     assert "41.00 [38.52, 43.48]" in row  # t interval of 0.40, 0.41, 0.42
@@ -140,3 +140,20 @@ def test_the_section_says_what_s_gives_beyond_random_signs(monkeypatch):
     without = transfer_page.section("digits")
     assert "seeds: 3 (" in without
     assert "all of D | " not in without.split("How much")[0]
+
+
+def test_the_share_of_what_d_gives_is_over_seeds_and_of_a_gain_that_is_seen():
+    values = {"random_sign": [0.1, 0.1, 0.0], "dm_ipc10": [0.3, 0.4, 0.2], "real": [0.5, 0.5, 0.5]}
+    assert transfer_page.shared(values) == transfer_page.interval([0.5, 0.75, 0.4])
+    assert transfer_page.shared(values | {"real": [0.5, 0.5, 0.04]}) == ""  # one seed is enough
+    assert transfer_page.shared({"dm_ipc10": [0.3], "real": [0.5]}) == ""
+
+
+def test_diverse_inputs_that_change_nothing_count_once():
+    counts = {"mi_fgsm": 10, "diverse_inputs": 10, "admix": 40, "mist": 70}
+    found = {"success": {name: {"8": {"vit": [wrong, 100]}} for name, wrong in counts.items()}}
+    assert transfer_page.overall(found, "8", ["vit"]) == pytest.approx(0.4)
+    found["success"]["diverse_inputs"]["8"]["vit"] = [20, 100]
+    assert transfer_page.overall(found, "8", ["vit"]) == pytest.approx(0.35)
+    signs = {"success": {"random_sign": {"8": {"vit": [5, 100]}}}}
+    assert transfer_page.overall(signs, "8", ["vit"]) == 0.05

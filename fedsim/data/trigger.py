@@ -64,8 +64,8 @@ class Trigger:
 
     @classmethod
     def load(cls, path: Path) -> Trigger:
-        """What `save` wrote."""
-        tensors, meta = load_tensors(path)
+        """What `save` wrote; `UserError` where it is damaged or gone."""
+        tensors, meta = load_tensors(path, "trigger", "remove the folder of the run and make it again")
         return cls(tensors["values"], tensors["mask"], int(meta["target"]), meta.get("bound"))
 
 

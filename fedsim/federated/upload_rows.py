@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -62,6 +62,9 @@ class Rows:
 @runtime_checkable
 class Scoring(Protocol):
     """What the filters on synthetic images have in common."""
+
+    differentiable: ClassVar[bool]
+    """Whether the score has a gradient in the rows' inputs, which an attacker that knows the filter can descend."""
 
     def score(self, setting: Setting, weights: Params, uploads: Rows) -> Float[Tensor, "m"]:
         """One number for each client, the higher the more suspicious; NaN where there is nothing to compare it with."""

@@ -10,8 +10,9 @@ from typing import Any, Literal
 import numpy as np
 from markupsafe import Markup
 
+from fedsim.report.heat_map import heat_map
 from fedsim.report.numbers import Number, axis_percent, count_bytes, count_flops, percent, short
-from fedsim.report.plots import Axis, Interval, Series, Write, forest, heat_map, line_chart, wide_range
+from fedsim.report.plots import Axis, Interval, Series, Write, forest, line_chart, wide_range
 from fedsim.report.view import LISTED, RunView
 
 Cost = Literal["round", "bytes", "flops"]

@@ -10,15 +10,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from jaxtyping import Int
 from markupsafe import Markup
 
+from fedsim.report import svg
 from fedsim.report.numbers import Number
 
 COLOURS = 8
 WIDTH, HEIGHT = 520, 296
 LEFT, RIGHT, TOP, BOTTOM = 54, 104, 36, 46
+LETTER = 9.5
+"""Width of a letter of a mark where the page is narrow and text is larger: marks keep so far apart."""
 Point = tuple[Number, Number]
 Write = Callable[[Number], str]
 
@@ -125,26 +126,30 @@ def line_chart(title: str, series: Sequence[Series], x: Axis, y: Axis) -> Markup
         words = [f"{one.title or one.label}: {x.write(a)}, {y.write(b)}" for a, b in points]
         body.append(_line(one, placed, words))
         ends.append((one, placed[-1]))
-    return _svg(title, WIDTH, HEIGHT, [*body, *_end_labels([end for end in ends if end[0].label])])
+    return svg.whole(title, WIDTH, HEIGHT, [*body, *_end_labels([end for end in ends if end[0].label])])
 
 
 def _axes(x: Axis, y: Axis, x_ticks: Sequence[Point], y_ticks: Sequence[Point]) -> Markup:
     right, base = WIDTH - RIGHT, HEIGHT - BOTTOM
-    parts = [_text("axis", 4, 14, y.label), _text("axis end", right, HEIGHT - 6, x.label)]
+    parts = [svg.text("axis", 4, 14, y.label), svg.text("axis end", right, HEIGHT - 6, x.label)]
     for place, tick in y_ticks:
-        parts.append(_tag("line", "grid", x1=LEFT, x2=right, y1=place, y2=place))
-        parts.append(_text("tick end", LEFT - 8, place + 4, y.write(tick)))
-    parts.append(_tag("line", "base", x1=LEFT, x2=right, y1=base, y2=base))
+        parts.append(svg.tag("line", "grid", x1=LEFT, x2=right, y1=place, y2=place))
+        parts.append(svg.text("tick end", LEFT - 8, place + 4, y.write(tick)))
+    parts.append(svg.tag("line", "base", x1=LEFT, x2=right, y1=base, y2=base))
+    taken = -math.inf
     for place, tick in x_ticks:
-        parts.append(_tag("line", "base", x1=place, x2=place, y1=base, y2=base + 4))
-        parts.append(_text("tick middle", place, base + 21, x.write(tick)))
+        parts.append(svg.tag("line", "base", x1=place, x2=place, y1=base, y2=base + 4))
+        half = LETTER * len(word := x.write(tick)) / 2
+        if place - half >= taken:
+            parts.append(svg.text("tick middle", place, base + 21, word))
+            taken = place + half + LETTER
     return Markup("").join(parts)
 
 
 def _line(series: Series, points: Sequence[Point], words: Sequence[str]) -> Markup:
     style = f"line c{series.colour % COLOURS}" + " dashed" * series.dashed + " thin" * series.thin
     path = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in points)
-    drawn = _path(style, path, series.title or series.label)
+    drawn = svg.path(style, path, series.title or series.label)
     if series.thin and len(points) > 1:
         return drawn
     shown = zip(points, words, strict=True) if len(points) <= 40 else [(points[-1], words[-1])]
@@ -159,7 +164,7 @@ def _marker(series: Series, point: Point, word: str) -> Markup:
         "m0 -4.2l4 7.2h-8z", "m0 -4.4l4.2 4.4l-4.2 4.4l-4.2 -4.4z",
     )[series.colour % 4]  # fmt: skip
     style = f"mark c{series.colour % COLOURS}" + " hollow" * series.dashed
-    return _path(style, f"M{a:.1f} {b:.1f}{shape}", word)
+    return svg.path(style, f"M{a:.1f} {b:.1f}{shape}", word)
 
 
 def _end_labels(ends: Sequence[tuple[Series, Point]]) -> list[Markup]:
@@ -171,7 +176,7 @@ def _end_labels(ends: Sequence[tuple[Series, Point]]) -> list[Markup]:
         near = [other for at, other in taken if abs(at - a) < RIGHT]
         free = (max if high else min)([b, *(other + (17 if high else -17) for other in near)])
         taken.append((a, free))
-        drawn.append(_text(f"label c{series.colour % COLOURS}", a + 9, free + 4, series.label))
+        drawn.append(svg.text(f"label c{series.colour % COLOURS}", a + 9, free + 4, series.label))
     return drawn
 
 
@@ -185,66 +190,16 @@ def forest(title: str, rows: Sequence[Interval], mark: Write, write: Write) -> M
     def place(value: Number) -> Number:
         return left + (right - left) * along(value)
 
-    body = [_tag("line", "grid", x1=place(tick), x2=place(tick), y1=8, y2=height - 28) for tick in ticks]
-    body += [_text("tick middle", place(tick), height - 8, mark(tick)) for tick in ticks]
+    body = [svg.tag("line", "grid", x1=place(tick), x2=place(tick), y1=8, y2=height - 28) for tick in ticks]
+    body += [svg.text("tick middle", place(tick), height - 8, mark(tick)) for tick in ticks]
     for number, row in enumerate(rows):
         y, style = 16 + step * (number + 0.5), f"c{row.colour % COLOURS}"
-        body.append(_text("row", 2, y + 4, row.label))
-        body += [_tag("circle", f"dot {style}", cx=place(value), cy=y, r=2.5) for value in row.dots]
+        body.append(svg.text("row", 2, y + 4, row.label))
+        body += [svg.tag("circle", f"dot {style}", cx=place(value), cy=y, r=2.5) for value in row.dots]
         if row.interval is not None:
             low, high = place(row.interval[0]), place(row.interval[1])
-            body.append(_tag("line", f"whisker {style}", x1=low, x2=high, y1=y, y2=y))
+            body.append(svg.tag("line", f"whisker {style}", x1=low, x2=high, y1=y, y2=y))
         series = Series(row.label, (), row.colour, dashed=row.control)
         body.append(_marker(series, (place(row.value), y), f"{row.label}: {write(row.value)}"))
-        body.append(_text("value end", WIDTH - 2, y + 4, write(row.value)))
-    return _svg(title, WIDTH, height, body)
-
-
-def heat_map(
-    title: str, table: Int[np.ndarray, "n k"], rows: Sequence[str], columns: Sequence[str],
-    marks: Sequence[Sequence[str]],
-) -> Markup:  # fmt: skip
-    """Counts of classes (columns) at clients (rows), darker with √count; `marks` are classes of the cells."""
-    slanted = max(map(len, columns), default=0) > 3
-    left, top, wide, tall = 32, 76 if slanted else 24, 28, 23
-    most, right = max(1, int(table.max(initial=0))), left + wide * len(columns) + 36
-    name_at = '<text class="tick{}" transform="translate({} {}) rotate({})">{}</text>'
-    how = ("", -45) if slanted else (" middle", 0)
-    body = [_text("tick end", right, top - 8, "all")]
-    for at, name in enumerate(columns):
-        short = name if len(name) <= 10 else name[:9] + "…"
-        body.append(Markup(name_at).format(how[0], left + wide * (at + 0.5), top - 8, how[1], short))
-    for row, name in enumerate(rows):
-        y = top + tall * row
-        body.append(_text("tick end", left - 8, y + 16, name))
-        body.append(_text("tick end", right, y + 16, str(table[row].sum())))
-        for column in map(int, np.flatnonzero(table[row])):
-            count, x = int(table[row, column]), left + wide * column
-            depth = 0.06 + 0.84 * math.sqrt(count / most)
-            word = f"client {name}, class {columns[column]}: {count}"
-            body.append(Markup('<g class="cell {}"><title>{}</title>').format(marks[row][column], word))
-            box = '<rect x="{}" y="{}" width="{}" height="{}" rx="2" style="fill-opacity:{:.2f}"/>'
-            body.append(Markup(box).format(x + 1, y + 1, wide - 2, tall - 2, depth))
-            style = "count dark" if depth > 0.72 else "count"
-            body.append(_text(style, x + wide / 2, y + 16, str(count)) + Markup("</g>"))
-    size = f"min-width:{right + 2}px;max-width:{1.4 * right:.0f}px"
-    return _svg(title, right + 2, top + tall * len(rows) + 4, body, size)
-
-
-def _path(style: str, path: str, title: str) -> Markup:
-    return Markup('<path class="{}" d="{}"><title>{}</title></path>').format(style, path, title)
-
-
-def _tag(name: str, style: str, **numbers: Number) -> Markup:
-    places = " ".join(f'{key}="{value:.1f}"' for key, value in numbers.items())
-    return Markup(f'<{name} class="{style}" {places}/>')
-
-
-def _text(style: str, x: Number, y: Number, words: str) -> Markup:
-    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(style, x, y, words)
-
-
-def _svg(title: str, width: Number, height: Number, body: Sequence[Markup], style: str = "") -> Markup:
-    kind = Markup(' class="map" style="{}"').format(style) if style else Markup(' class="chart"')
-    frame = '<svg{} role="img" aria-label="{}" viewBox="0 0 {} {}"><title>{}</title>{}</svg>'
-    return Markup(frame).format(kind, title, width, height, title, Markup("").join(body))
+        body.append(svg.text("value end", WIDTH - 2, y + 4, write(row.value)))
+    return svg.whole(title, WIDTH, height, body)

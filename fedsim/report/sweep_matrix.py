@@ -1,7 +1,7 @@
 """Attackers against defences, one number in each place: the lift of a sweep whose table is too long to see it in.
 
-The first column is what the others are read against. A row that nobody attacks has no lift and holds the cost of each
-defence in its place, where there is one.
+The first column is what the others are read against. A row that nobody attacks has no lift: in its place is by how much
+each defence changed the accuracy, where there is one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Place:
     """What stands in one place of the matrix."""
 
     text: str
-    """Mean and interval in per cent; empty where there is no run yet."""
+    """Mean and interval in points; empty where there is no run yet."""
     depth: int
     """How strong its colour is: a lift in per cent, 0 to 100."""
 
@@ -45,5 +45,5 @@ def _place(line: Mapping[str, Any] | None) -> Place:
     lift = line.get("lift") if line is not None else None
     if lift is not None:
         return Place(shown(lift, "lift"), round(100 * min(max(lift["mean"], 0.0), 1.0)))
-    cost = line.get("cost") if line is not None else None
-    return Place(f"cost {shown(cost, 'cost')}" if cost is not None else "", 0)
+    change = line.get("change_unattacked") if line is not None else None
+    return Place(f"accuracy {shown(change, 'change_unattacked')}" if change is not None else "", 0)

@@ -6,6 +6,7 @@ they can still be loaded.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -84,6 +85,16 @@ class RunView:
         """Short names of what was run: `feddm · dm`, `fedavg`, `dm`."""
         parts = [self.config.get(section) for section in ("algorithm", "method")]
         return " · ".join(str(part["name"]).rpartition(":")[2] for part in parts if part)
+
+    @property
+    def adversaries(self) -> dict[str, str]:
+        """Who lies in it and what the server does about it, where there is such a one."""
+        liars = [
+            f"{one['name']} in the place of {_clients(one['clients'])}" for one in self.config.get("attackers") or ()
+        ]
+        guards = [str(one["name"]) for one in self.config.get("defenses") or ()]
+        found = {"attackers": ", ".join(liars), "defences": ", ".join(guards)}
+        return {name: words for name, words in found.items() if words}
 
     @property
     def labels(self) -> str:
@@ -196,6 +207,10 @@ class RunView:
         positions = self.split.train if client is None else self.split.client[client]
         images = self.dataset.train.take(torch.from_numpy(positions))
         return class_means(images, self.dataset.num_classes), images.counts(self.dataset.num_classes).numpy()
+
+
+def _clients(which: Sequence[int]) -> str:
+    return ("client " if len(which) == 1 else "clients ") + ", ".join(map(str, which))
 
 
 def class_means(images: Images, num_classes: int) -> UInt8[Tensor, "k c h w"]:

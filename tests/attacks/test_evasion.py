@@ -88,6 +88,8 @@ def test_it_lowers_its_score_in_a_federation(tmp_path: Path) -> None:
 
 BAD = [
     ({"adaptive_to": "robust_aggregation"}, {}, "gives no score with a gradient"),
+    ({"adaptive_to": "influence"}, {}, "influence gives no score with a gradient"),
+    ({"adaptive_to": "activation_clustering"}, {}, "activation_clustering gives no score with a gradient"),
     ({"adaptive_to": "upload_checks"}, {"algorithm": "fedavg", "method": None, "server": None}, "send weights"),
     (
         {"adaptive_to": "upload_checks"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,19 @@ def test_scores_go_with_the_clients_and_are_the_same_again(name: str) -> None:
     plain, shuffled = scores(uploads), scores([uploads[at] for at in order])
     assert torch.equal(scores(uploads), plain)
     assert torch.allclose(shuffled, plain[order], rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("name", [name for name in SYNTHETIC if isinstance(build(name), Scoring)])
+def test_a_score_has_a_gradient_where_the_filter_says_so(name: str) -> None:
+    """An attacker that knows a filter descends its score: where there is nothing to descend it is refused."""
+    here, uploads, filter_ = reference.setting(), reference.uploads(5), build(name)
+    uploads[3] = reference.poisoned(uploads[3])
+    rows = rows_of(here, uploads)
+    rows = replace(rows, inputs=rows.inputs.requires_grad_())
+    score = filter_.score(here, reference.before(here).weights, rows)[3]
+    slope = torch.autograd.grad(score, rows.inputs)[0] if score.requires_grad else torch.zeros(1)
+    assert bool(slope.isfinite().all())
+    assert bool(slope.any()) == filter_.differentiable
 
 
 def run(folder: Path, defenses: list[Any]) -> dict[str, Any]:

@@ -76,6 +76,14 @@ def test_several_runs_are_compared(tmp_path: Path) -> None:
     assert {"A control", "B feddm"} <= {word.strip() for word in shown.words}
 
 
+def test_who_lies_and_what_defends_is_said_beside_the_accuracy(tmp_path: Path) -> None:
+    liars = [{"name": "naive", "clients": [1]}, {"name": "direct", "clients": [2, 3]}]
+    attacked = write_run(tmp_path, "attacked", done=False, attackers=liars, defenses=[{"name": "upload_checks"}])
+    shown = page(write_run(tmp_path, "plain"), attacked)
+    assert shown.text.count("attackers naive in the place of client 1, direct in the place of clients 2, 3") == 1
+    assert shown.text.count("defences upload_checks") == 1
+
+
 def test_runs_on_other_terms_are_called_incomparable(tmp_path: Path) -> None:
     shown = page(write_run(tmp_path, "one"), write_run(tmp_path, "two", model={"name": "lenet"}))
     assert "These runs differ in their scored model" in shown.text

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import re
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import numpy as np
@@ -9,12 +10,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from fedsim.report.heat_map import heat_map
 from fedsim.report.plots import (
     Axis,
     Interval,
     Series,
     forest,
-    heat_map,
     line_chart,
     log_ticks,
     nice_ticks,
@@ -141,3 +142,13 @@ def test_forest_has_whisker_dots_and_hollow_control() -> None:
     assert svg.count("<circle") == 2
     assert svg.count("hollow") == 1
     assert {"a", "c", "0.8", "0.6"} <= set(texts(svg))
+
+
+def test_long_marks_leave_room_for_one_another() -> None:
+    """All have their stroke; those that would run into the one before have no words."""
+    axis = Axis("bytes", lambda value: f"{value:.0f}00 kB")
+    svg = line_chart("t", [Series("a", [(0, 0), (7, 1)])], axis, PLAIN)
+    marks = [one for one in ElementTree.fromstring(svg).iter("text") if one.get("class") == "tick middle"]
+    places = [(float(one.get("x") or ""), len(one.text or "") * 9.5 / 2) for one in marks]
+    assert len(places) > 2
+    assert all(right - half > left + half_left for (left, half_left), (right, half) in pairwise(places))
