@@ -1,13 +1,8 @@
 """A sweep: one run varied by rows and columns, for several seeds; finished runs are found, not made again.
 
-    name: backdoor_digits              OUT/backdoor_digits/ holds every run, sweep.json, sweep.html
-    run: quickstart/feddm_digits.yaml  or the run itself, written out here
-    seeds: [0, 1, 2]
-    rows: {clean: {}, naive: {attackers: [{name: naive, clients: [1]}]}}
-    columns: {none: {}, spectral: {defenses: [spectral_signatures]}}
-
 A cell is the run with its row, its column and its seed laid over it, section by section as `extends` does. Where cells
-differ in what only the server does, what their clients answered is shared (`fedsim.sibling_uploads`).
+differ in what only the server does, what their clients answered is shared (`fedsim.sibling_uploads`). The file is that
+of `sweep_schema.py`.
 """
 
 from __future__ import annotations
@@ -19,44 +14,18 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, field_validator
-
 from fedsim.admission import check
 from fedsim.build import Parts
-from fedsim.config import Raw, Section, digest, merge, override, read, validate
+from fedsim.config import Raw, digest, merge, override, read, validate
 from fedsim.experiment import execute
 from fedsim.report.sweep_cells import Cell
 from fedsim.report.sweep_numbers import facts, table_of
 from fedsim.report.sweep_page import write_sweep
 from fedsim.runs import RunDirectory, write_atomic
 from fedsim.schema import WHAT, Distillation, Experiment, FederatedRun, kind_of, resolve
+from fedsim.sweep_schema import Sweep
 from fedsim.types import RunFailed, UserError
 from fedsim.workload import settled
-
-Variants = dict[str, dict[str, Any]]
-"""Name → what it lays over the run."""
-
-
-class Sweep(Section):
-    """A sweep's file."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
-    """Folder name under --out, and of every run."""
-    run: dict[str, Any] | str
-    """The run that is varied: its settings, or a file of them, named from the sweep's file."""
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1, strict=False)
-    """Seeds of every cell."""
-    rows: Variants = Field(min_length=1)
-    """Row name → settings laid over the run."""
-    columns: Variants = Field(default_factory=lambda: {"": {}}, min_length=1)
-    """Column name → settings laid over the row's."""
-
-    @field_validator("seeds")
-    @classmethod
-    def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(value)) < len(value) or min(value) < 0:
-            raise ValueError(f"got {list(value)}; valid: seeds from 0, each once")
-        return value
 
 
 @dataclass(frozen=True)
