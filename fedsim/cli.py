@@ -94,17 +94,15 @@ def sweep(
     file: Annotated[Path, typer.Argument(help="A sweep's YAML, such as configs/quickstart/backdoor_digits.yaml.")],
     assignments: Annotated[list[str] | None, typer.Argument(help="seeds=[0,1,2], or overrides of the run")] = None,
     out: Out = Path("runs"),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs; make none.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and what is finished; make none.")] = False,
     debug: Debug = False,
 ) -> None:
     """Vary one run by rows, columns and seeds; finished runs are skipped; prints the folder of sweep.html."""
-    from fedsim.sweep import admit, load_sweep, run_sweep
+    from fedsim.sweep import listed, load_sweep, run_sweep
 
     asked, plans = load_sweep(file, assignments or [])
     if dry_run:
-        admit(plans, out)
-        for plan in plans:
-            print(" · ".join(part for part in (plan.row, plan.column, f"seed {plan.seed}") if part))  # noqa: T201
+        print(listed(asked, plans, out))  # noqa: T201
         return
     folder, failures = run_sweep(asked, plans, out, lambda text: print(text, file=sys.stderr))  # noqa: T201
     print(folder)  # noqa: T201

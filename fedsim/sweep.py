@@ -37,6 +37,11 @@ class Plan:
     seed: int
     config: Experiment
 
+    @property
+    def named(self) -> str:
+        """As it is said while the sweep is made."""
+        return " · ".join(part for part in (self.row, self.column, f"seed {self.seed}") if part)
+
 
 def _place(row: str, column: str) -> str:
     """Where the settings of a cell are in the sweep's file."""
@@ -80,13 +85,13 @@ def _refuse_own(sweep: Sweep, assignments: Sequence[str]) -> None:
             raise UserError(f"{place}.name: all runs of a sweep have its name; give it beside rows, and none here")
 
 
-def admit(plans: Sequence[Plan], out: Path) -> list[Path]:
-    """Every run's folder; `UserError` before anything is made for the first run that `execute` would refuse.
+def admit(plans: Sequence[Plan], out: Path) -> list[list[RunDirectory]]:
+    """Of every run its folder, then that of the same run without attackers where it is made beside; nothing is written.
 
-    Images are read once for all runs that read the same.
+    `UserError` for the first run that `execute` would refuse. Images are read once for all runs that read the same.
     """
     loaded: dict[str, Any] = {}
-    folders = []
+    found = []
     for plan in plans:
         parts, read_as = Parts(plan.config), plan.config.data.model_dump_json()
         vars(parts).update(loaded.get(read_as, {}))
@@ -94,11 +99,45 @@ def admit(plans: Sequence[Plan], out: Path) -> list[Path]:
         loaded[read_as] = {"_loaded": vars(parts)["_loaded"]}
         try:
             check(parts)
-            config = settled(parts).config
+            found.append([_folder(one, out) for one in _with_control(settled(parts).config)])
         except UserError as error:
             raise UserError(f"{_place(plan.row, plan.column)}, seed {plan.seed}: {error}") from error
-        folders.append(out / config.name / f"{digest(config)}-s{config.seed}")
-    return folders
+    return found
+
+
+def _with_control(config: Experiment) -> list[Experiment]:
+    """The run, and the one that `execute` makes or finds before it."""
+    attacked = isinstance(config, FederatedRun) and config.attackers and config.controls.without_attackers
+    return [config, config.model_copy(update={"attackers": ()})] if attacked else [config]
+
+
+def _folder(config: Experiment, out: Path) -> RunDirectory:
+    """Where the run is or will be; what is there already has to be whole, and of this config."""
+    run = RunDirectory(out / config.name / f"{digest(config)}-s{config.seed}")
+    if (run.path / "config.yaml").is_file():
+        RunDirectory.open(out, config, config.name, config.seed)
+    _ = run.finished  # a damaged result is refused
+    return run
+
+
+def listed(sweep: Sweep, plans: Sequence[Plan], out: Path) -> str:
+    """The runs of a sweep, which are finished, how many and where; `UserError` as `admit`."""
+    found = admit(plans, _usable(out, sweep))
+    lines = [plan.named + (", finished" if own[0].finished else "") for plan, own in zip(plans, found, strict=True)]
+    runs = {own[0].path: own[0] for own in found}
+    beside = {one.path: one for own in found for one in own[1:] if one.path not in runs}
+    for what, some in (("runs", runs), ("runs without their attackers, made before them", beside)):
+        if some:
+            lines.append(f"{what}: {len(some)}, of which {sum(one.finished for one in some.values())} finished")
+    return "\n".join([*lines, f"folder: {out / sweep.name}"])
+
+
+def _usable(out: Path, sweep: Sweep) -> Path:
+    """`out`, where the sweep's folder can be made in it."""
+    folder = out / sweep.name
+    if taken := next((one for one in (folder, *folder.parents) if one.exists() and not one.is_dir()), None):
+        raise UserError(f"--out {out}: {taken} is a file, not a folder; give a folder or a new name")
+    return out
 
 
 def run_sweep(sweep: Sweep, plans: Sequence[Plan], out: Path, say: Callable[[str], None]) -> tuple[Path, list[str]]:
@@ -106,19 +145,18 @@ def run_sweep(sweep: Sweep, plans: Sequence[Plan], out: Path, say: Callable[[str
 
     What can be told before any work is a `UserError` before the first run.
     """
-    admit(plans, out)
+    admit(plans, _usable(out, sweep))
     folder, failures = out / sweep.name, []
     done: list[Cell] = []
     for number, plan in enumerate(plans, 1):
-        named = " · ".join(part for part in (plan.row, plan.column, f"seed {plan.seed}") if part)
-        say(f"run {number} of {len(plans)}: {named}")
+        say(f"run {number} of {len(plans)}: {plan.named}")
         try:
             run = RunDirectory(
                 execute(plan.config, out, siblings=[cell.path for cell in done if cell.seed == plan.seed])
             )
             done.append(Cell(plan.row, plan.column, plan.seed, run.path, run.read_json("result")))
         except (RunFailed, UserError) as error:  # the second: a folder that is in use, say
-            failures.append(f"{named}: {error}")
+            failures.append(f"{plan.named}: {error}")
             say(f"failed: {error}")
         content = {"name": sweep.name, "cells": [facts(one, done, folder) for one in done], "failed": failures}
         write_atomic(folder / "sweep.json", json.dumps(content | {"table": table_of(done)}, indent=1) + "\n")

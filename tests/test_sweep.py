@@ -12,8 +12,7 @@ from typer.testing import CliRunner
 from fedsim.cli import app, main
 from fedsim.config import parse_yaml
 from fedsim.data.digits import Digits
-from fedsim.runs import RunDirectory
-from fedsim.sweep import admit, load_sweep, run_sweep
+from fedsim.sweep import admit, listed, load_sweep, run_sweep
 from fedsim.types import UserError
 from tests.reference.tiny_run import TINY, InlineGrid
 
@@ -158,15 +157,72 @@ def test_images_are_read_once_for_all_runs(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_folder_in_use_fails_its_cell_alone(tmp_path: Path) -> None:
     sweep, plans = load_sweep(written(tmp_path / "s.yaml", rows={"clean": {}, "other": {"server": {"epochs": 2}}}))
-    _, used = admit(plans, tmp_path / "out")
-    used.mkdir(parents=True)
-    with RunDirectory(used).lock():
+    _, (used,) = admit(plans, tmp_path / "out")
+    used.path.mkdir(parents=True)
+    with used.lock():
         folder, failures = run_sweep(sweep, plans, tmp_path / "out", lambda _: None)
     assert len(failures) == 1
     assert "other · seed 0: another process is working on" in failures[0]
     assert failures[0] in json.loads((folder / "sweep.json").read_text())["failed"]
 
 
-def test_the_command_lists_its_runs(tmp_path: Path) -> None:
-    told = CliRunner().invoke(app, ["sweep", str(written(tmp_path / "s.yaml", seeds=[0, 1])), "--dry-run"])
-    assert told.output.splitlines() == ["clean · seed 0", "clean · seed 1", "naive · seed 0", "naive · seed 1"]
+def test_the_command_lists_its_runs_and_what_is_finished(tmp_path: Path) -> None:
+    file, out = written(tmp_path / "s.yaml", rows={"naive": ROWS["naive"], "other": {"server": {"epochs": 2}}}), "out"
+    sweep, plans = load_sweep(file)
+    words = ["sweep", str(file), "--out", str(tmp_path / out), "--dry-run"]
+    told = CliRunner().invoke(app, words)
+    assert told.output.splitlines() == [
+        "naive · seed 0",
+        "other · seed 0",
+        "runs: 2, of which 0 finished",
+        "runs without their attackers, made before them: 1, of which 0 finished",
+        f"folder: {tmp_path / out / 'tiny_sweep'}",
+    ]
+    assert not (tmp_path / out).exists()
+    run_sweep(sweep, plans[:1], tmp_path / out, lambda _: None)
+    lines = CliRunner().invoke(app, words).output.splitlines()
+    assert lines[:2] == ["naive · seed 0, finished", "other · seed 0"]
+    assert lines[2:4] == [
+        "runs: 2, of which 1 finished",
+        "runs without their attackers, made before them: 1, of which 1 finished",
+    ]
+
+
+def test_a_row_without_attackers_is_the_run_beside_the_others(tmp_path: Path) -> None:
+    sweep, plans = load_sweep(written(tmp_path / "s.yaml"))
+    assert listed(sweep, plans, tmp_path).splitlines()[2:] == [
+        "runs: 2, of which 0 finished",
+        f"folder: {tmp_path}/tiny_sweep",
+    ]
+
+
+@pytest.mark.parametrize("words", [[], ["--dry-run"]])
+@pytest.mark.parametrize("out", ["s.yaml", "s.yaml/below", "taken"])
+def test_a_file_in_the_place_of_the_folder_is_one_line(
+    out: str, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = written(tmp_path / "s.yaml")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "tiny_sweep").write_text("")
+    assert main(["sweep", str(file), "--out", str(tmp_path / out), *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"fedsim: --out {tmp_path / out}: ")
+    assert line.endswith("is a file, not a folder; give a folder or a new name")
+
+
+@pytest.mark.parametrize(("name", "content"), [("result.json", "{"), ("config.yaml", "name: other\n")])
+@pytest.mark.parametrize("row", ["naive", "other"])
+def test_what_is_damaged_is_refused_before_the_first_run(
+    name: str, content: str, row: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run's own folder, and that of the run without attackers beside it, are what `fedsim run` would refuse too."""
+    rows = {"first": {"server": {"epochs": 3}}, row: ROWS.get(row, {"server": {"epochs": 2}})}
+    file, out = written(tmp_path / "s.yaml", rows=rows), tmp_path / "out"
+    _, plans = load_sweep(file)
+    damaged = admit(plans, out)[1][-1].path
+    damaged.mkdir(parents=True)
+    (damaged / name).write_text(content)
+    assert main(["sweep", str(file), "--out", str(out)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"fedsim: rows.{row}, seed 0: {damaged / name} ")
+    assert list((out / "tiny_sweep").iterdir()) == [damaged]
