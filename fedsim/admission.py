@@ -11,6 +11,7 @@ from fedsim.distill.pool import radius_of
 from fedsim.federated.attackers import Scene, check_attackers
 from fedsim.federated.defences import check_aggregation, check_defences
 from fedsim.federated.faults import check_faults
+from fedsim.federated.upload_rows import Scoring
 from fedsim.models.functional import has_batch_norm
 from fedsim.schema import Distillation, FederatedRun
 from fedsim.types import UserError
@@ -39,6 +40,7 @@ def check(parts: Parts) -> None:
 
 def _check_attackers(parts: Parts, config: FederatedRun) -> None:
     """Refuse attackers that could not act, and test images that could show nothing."""
+    _check_adaptive(config)
     check_attackers(config.attackers, len(parts.split.client), config.rounds, parts.dataset.num_classes)
     for chosen in cast(Any, config.attackers):
         labels = {client: parts.images(parts.split.client[client]).labels for client in chosen.clients}
@@ -48,6 +50,21 @@ def _check_attackers(parts: Parts, config: FederatedRun) -> None:
             raise UserError(f"attackers: every test image is of class {chosen.target}; choose another target")
         scene = Scene(parts.dataset.image_shape, config.method, labels)
         catalog.resolve("attacker", chosen.name)(chosen).check(scene)
+
+
+def _check_adaptive(config: FederatedRun) -> None:
+    """Refuse an attacker that knows a defence which is not there; the attack itself refuses those it can not evade."""
+    for place, chosen in enumerate(cast(Any, config.attackers)):
+        known = getattr(chosen, "adaptive_to", None)
+        if known is None or ":" in known or known in catalog.names("defense"):
+            continue
+        every = {name: catalog.resolve("defense", name) for name in catalog.names("defense")}
+        made = {name: kind(kind.Config()) for name, kind in every.items()}
+        valid = [name for name, one in made.items() if isinstance(one, Scoring) and one.differentiable]
+        raise UserError(
+            f"attackers.{place}.adaptive_to: unknown defense '{known}'{catalog.suggest(known, valid)}; "
+            f"valid: {', '.join(valid)}, whose score has a gradient"
+        )
 
 
 def _check_algorithm(parts: Parts, config: FederatedRun) -> None:

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -93,16 +94,15 @@ def sweep(
     file: Annotated[Path, typer.Argument(help="A sweep's YAML, such as configs/quickstart/backdoor_digits.yaml.")],
     assignments: Annotated[list[str] | None, typer.Argument(help="seeds=[0,1,2], or overrides of the run")] = None,
     out: Out = Path("runs"),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs; make none.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and what is finished; make none.")] = False,
     debug: Debug = False,
 ) -> None:
     """Vary one run by rows, columns and seeds; finished runs are skipped; prints the folder of sweep.html."""
-    from fedsim.sweep import load_sweep, run_sweep
+    from fedsim.sweep import listed, load_sweep, run_sweep
 
     asked, plans = load_sweep(file, assignments or [])
     if dry_run:
-        for plan in plans:
-            print(" · ".join(part for part in (plan.row, plan.column, f"seed {plan.seed}") if part))  # noqa: T201
+        print(listed(asked, plans, out))  # noqa: T201
         return
     folder, failures = run_sweep(asked, plans, out, lambda text: print(text, file=sys.stderr))  # noqa: T201
     print(folder)  # noqa: T201
@@ -141,17 +141,22 @@ def report(
     debug: Debug = False,
 ) -> None:
     """Write one self-contained page over one or several runs and print its path; with --table print a table."""
-    from fedsim.report.table import FORMATS, finished, write_table
+    from fedsim.report.table import FORMATS, finished, runs_among, said, write_table
 
     if table or (out is not None and out.suffix in FORMATS):
         print(write_table(runs, out), end="")  # noqa: T201
-        for left_out in finished(runs)[1]:
-            print(f"left out, not finished: {left_out}", file=sys.stderr)  # noqa: T201
+        _tell(said(finished(runs)[1]))
         return
     from fedsim.report.html import write_report
 
-    target = out or runs[0] / "report.html"
-    write_report(runs, target)
+    kept, others = runs_among(runs)
+    if len(kept) > 1 and out is None:  # report.html is the page that the first run has of its own
+        raise UserError(
+            f"{len(kept)} runs side by side need a page of their own; give --out FILE, such as compare.html"
+        )
+    target = out or kept[0] / "report.html"
+    write_report(kept, target)
+    _tell(said(others))
     print(target)  # noqa: T201
 
 
@@ -161,8 +166,8 @@ def list_(
     debug: Debug = False,
 ) -> None:
     """Print the catalog's names of one kind."""
-    singular = kind if kind in catalog.CATALOG else kind.removesuffix("s")
-    for name in catalog.names(singular):
+    readings = (kind, kind.removesuffix("s"), f"{kind.removesuffix('ies')}y")
+    for name in catalog.names(next((one for one in readings if one in catalog.CATALOG), kind)):
         print(name)  # noqa: T201
 
 
@@ -219,6 +224,11 @@ def _fail(text: str, code: int, words: list[str]) -> int:
     if "--debug" in words:
         traceback.print_exc()
     return _say(f"fedsim: {text}", code)
+
+
+def _tell(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(line, file=sys.stderr)  # noqa: T201
 
 
 def _say(text: str, code: int) -> int:

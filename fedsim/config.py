@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, ValidationError
@@ -65,39 +66,74 @@ def validate(schema: type[C], raw: Raw) -> C:
         return schema.model_validate(raw)
     except ValidationError as error:
         path, line = first_error(error, schema)
-        places = {_locate(schema, detail)[0] for detail in error.errors()}
-        more = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
-        raise UserError(f"{path}: {line}{more}") from error
+        others = len({_locate(schema, detail)[0] for detail in _details(error, schema)}) - 1
+        more = f" ({others} more {'settings are' if others > 1 else 'setting is'} wrong)" if others else ""
+        raise UserError((f"{path}: " if path else "") + line + more) from error
 
 
 def first_error(error: ValidationError, schema: type[Section]) -> tuple[str, str]:
-    """Dotted path and one-line text of the first thing pydantic refused."""
-    details = error.errors()
+    """Dotted path and one-line text of the first thing pydantic refused; the path of a whole file is empty."""
+    details = _details(error, schema)
     detail = details[0]
     path, owner = _locate(schema, detail)
     context, got = detail.get("ctx", {}), detail["input"]
     if detail["type"] == "fedsim":
         return (path + context["path"]).strip("."), context["line"]
-    if detail["type"] == "extra_forbidden":
-        hint = catalog.suggest(str(detail["loc"][-1]), owner)
-        return path, f"unknown key{hint}; valid: {', '.join(owner)}"
-    if detail["type"] == "missing":
-        return path, "is required and was not given"
-    if detail["type"] == "model_type":
-        return path, f"got {_shown(got)}; should be a mapping with keys of: {', '.join(owner)}"
+    if detail["type"] == "value_error":
+        return _own_words(path, owner, got, _lower(detail["msg"]))
     # Every branch of a union complains on its own; together they say what is valid.
     valid = dict.fromkeys(_lower(other["msg"]) for other in details if _locate(schema, other)[0] == path)
-    return path, f"got {_shown(got)}; {' or '.join(valid).replace(' or should be ', ' or ')}"
+    line = f"got {_shown(got)}; {' or '.join(valid).replace(' or should be ', ' or ')}"
+    if detail["type"] == "extra_forbidden":
+        hint = catalog.suggest(str(detail["loc"][-1]), owner)
+        line = f"unknown key{hint}; valid: {', '.join(owner)}"
+    elif detail["type"] == "missing":
+        line = "is required and was not given"
+    elif detail["type"] == "model_type":
+        line = f"got {_shown(got)}; should be a mapping with keys of: {', '.join(owner)}"
+    elif detail["type"] == "dict_type" and got is None:
+        line += ", {} where nothing is meant"
+    return path, line
+
+
+def _details(error: ValidationError, schema: type[Section]) -> list[Any]:
+    """What pydantic refused, without what is no fault of its own; a key that is unknown before one that is missing.
+
+    Items that are refused make a list too short, and a misspelt key makes the right one missing.
+    """
+    every, hints = error.errors(), []
+    for one in (one for one in every if one["type"] == "extra_forbidden"):
+        hints.append((one["loc"][:-1], catalog.suggest(str(one["loc"][-1]), _locate(schema, one)[1])))
+
+    def follows(detail: Any) -> bool:
+        place = detail["loc"]
+        if detail["type"] == "too_short":
+            return any(one["loc"][: len(place)] == place and one is not detail for one in every)
+        return detail["type"] == "missing" and any(place[:-1] == at and f"'{place[-1]}'" in hint for at, hint in hints)
+
+    found = [detail for detail in every if not follows(detail)]
+    return sorted(found, key=lambda one: found[0]["type"] == "missing" and one["type"] != "extra_forbidden")
+
+
+def _own_words(path: str, owner: Sequence[str], got: Any, message: str) -> tuple[str, str]:
+    """Path and text where a validator of ours refused: it may say what came, or which key of a section it means."""
+    key, colon, rest = message.partition(": ")
+    if colon and key.partition("=")[0].partition(".")[0] in owner:
+        return f"{path}.{key}".strip("."), rest
+    told = message.startswith("got ") or isinstance(got, Mapping)
+    return path, message if told else f"got {_shown(got)}; {message}"
 
 
 def _locate(schema: Any, detail: Any) -> tuple[str, list[str]]:
     """Dotted path of an error without pydantic's tags of unions, and the keys of the last section on it."""
     path: list[str] = []
+    inside: Any = None
     for part in detail["loc"]:
         field = getattr(schema, "model_fields", {}).get(part)
         if field is not None:
-            path.append(part)
-            schema = _section_in(field.annotation)
+            path, inside, schema = [*path, part], field.annotation, _section_in(field.annotation)
+        elif get_origin(inside) is dict and part != "[key]":
+            path, inside = [*path, str(part)], get_args(inside)[1]
         elif isinstance(part, int) or (detail["type"] == "extra_forbidden" and part == detail["loc"][-1]):
             path.append(str(part))
     return ".".join(path), list(getattr(schema, "model_fields", {}))
@@ -117,7 +153,9 @@ def _shown(value: Any) -> str:
 
 
 def _lower(message: str) -> str:
-    message = message.removeprefix("Value error, ").removeprefix("Input ").replace("valid tuple", "list")
+    message = message.removeprefix("Value error, ").removeprefix("Input ")
+    message = message.replace("valid tuple", "list").replace("valid dictionary", "mapping")
+    message = re.sub(r"^(Tuple|Dictionary) (should have .*?) after validation, not \d+$", r"\2", message)
     return message[:1].lower() + message[1:]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 from typing import Any, get_args
 
@@ -12,7 +13,11 @@ from fedsim import catalog
 from fedsim.audit.schema import AuditRun, ControlsConfig, GradientsConfig
 from fedsim.config import Section
 from fedsim.schema import Distillation, FederatedRun
+from fedsim.sweep_schema import Sweep
 from fedsim.types import UserError
+
+FILES: dict[str, type[Section]] = {"run": FederatedRun, "distill": Distillation, "sweep": Sweep}
+"""Command → what its file holds; that of an audit is described with the section of its name."""
 
 
 def describe(name: str) -> str:
@@ -24,18 +29,17 @@ def describe(name: str) -> str:
     """
     sections = _sections()
     if name in sections:
-        lines = [f"section {name}", "", (sections[name].__doc__ or "").strip(), "", *_settings(sections[name])]
+        lines = [f"section {name}", "", inspect.cleandoc(sections[name].__doc__ or ""), "", *_settings(sections[name])]
         return "\n".join([*lines, *(_audit_file() if name == "audit" else [])])
-    plain = [key for schema in (FederatedRun, Distillation) for key in schema.model_fields if key == name]
-    if plain:
-        lines = [line for schema in (FederatedRun, Distillation) for line in _setting(schema, name)]
+    if any(name in schema.model_fields for schema in FILES.values()):
+        lines = [line for schema in FILES.values() for line in _setting(schema, name)]
         return "\n".join([f"key {name}", "", *dict.fromkeys(lines)])
     kinds = [kind for kind, section in catalog.CATALOG.items() if name in section] or ["method"] * (":" in name)
     if not kinds:
         every = [*sections, *(word for section in catalog.CATALOG.values() for word in section)]
         raise UserError(
             f"unknown name '{name}'{catalog.suggest(name, every)}; fedsim list KIND prints the names, "
-            "fedsim describe run and fedsim describe distill all keys of a config"
+            "fedsim describe run, distill, sweep and audit all keys of a file"
         )
     kind = kinds[0]
     module = importlib.import_module(catalog.place(kind, name).partition(":")[0])
@@ -50,8 +54,8 @@ def describe(name: str) -> str:
 
 
 def _sections() -> dict[str, type[Section]]:
-    """Sections of the two config files that are no choice of the catalog, and the files themselves."""
-    found: dict[str, type[Section]] = {"run": FederatedRun, "distill": Distillation}
+    """Sections of the config files that are no choice of the catalog, and the files themselves."""
+    found: dict[str, type[Section]] = dict(FILES)
     for schema in (FederatedRun, Distillation):
         for key, field in schema.model_fields.items():
             for kind in (field.annotation, *get_args(field.annotation)):

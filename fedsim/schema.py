@@ -136,16 +136,38 @@ class Distillation(Experiment):
     """Which controls are scored; a table of methods under one protocol needs them once."""
 
 
+WHAT = {
+    "run": "the file of a run (it has an algorithm)",
+    "distill": "the file of a central condensation (it has no algorithm, but a method)",
+    "sweep": "the file of a sweep (it has rows, columns or seeds)",
+    "audit run": "the file of an audit (it has attacks)",
+}
+"""What the file of each command is, and by what it is known."""
+
+
+def kind_of(raw: Raw) -> str:
+    """The command whose file these keys are, one of `WHAT`; empty where they do not tell."""
+    if "attacks" in raw:
+        return "audit run"
+    if {"columns", "seeds"} & raw.keys() or isinstance(raw.get("rows"), dict):  # the rows of an audit are a number
+        return "sweep"
+    return "run" if "algorithm" in raw else "distill" if "method" in raw else ""
+
+
 def load_run(path: Path, assignments: Sequence[str] = ()) -> FederatedRun:
     """A federated run from its file, overrides applied, `auto` resolved."""
-    raw = _raw(path, assignments, needs="algorithm", other="distill")
+    raw = _raw(path, assignments, "run")
+    if "algorithm" not in raw:
+        names = ", ".join(catalog.names("algorithm"))
+        raise UserError(
+            f"{path} has no algorithm; give algorithm: NAME, valid: {names}; or a method for fedsim distill"
+        )
     return resolve(FederatedRun, raw)
 
 
 def load_distillation(path: Path, assignments: Sequence[str] = ()) -> Distillation:
     """A central condensation from its file, overrides applied, `auto` resolved."""
-    raw = _raw(path, assignments, needs="method", other="run")
-    return resolve(Distillation, raw)
+    return resolve(Distillation, _raw(path, assignments, "distill"))
 
 
 E = TypeVar("E", bound=Experiment)
@@ -160,11 +182,10 @@ def resolve(schema: type[E], raw: Raw) -> E:
     return config.model_copy(update={"compute": settle(config.compute)})
 
 
-def _raw(path: Path, assignments: Sequence[str], *, needs: str, other: str) -> Raw:
+def _raw(path: Path, assignments: Sequence[str], command: str) -> Raw:
     raw = override(read(path), assignments)
-    if ("algorithm" in raw) != (needs == "algorithm"):
-        raise UserError(f"{path} is not a file for this command (it has {'an' if needs == 'method' else 'no'} "
-                        f"algorithm); use fedsim {other} {path}")  # fmt: skip
+    if (found := kind_of(raw)) not in {command, ""}:
+        raise UserError(f"{path} is {WHAT[found]}, and not for fedsim {command}; use fedsim {found} {path}")
     raw.setdefault("name", re.sub(r"[^A-Za-z0-9_.-]+", "_", path.stem).lstrip("_.-") or "run")
     return raw
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from fedsim.audit.schema import AuditRun, load_audit
+from attacks.membership_statistics import LEAST_SHADOWS
+from fedsim.audit.schema import LEAST_SHADOWED_ROWS, AuditRun, load_audit
 from fedsim.audit_checks import compare, plan, verify
 from fedsim.audit_judgement import disjoint, only
 from fedsim.auditing import audit
@@ -174,6 +175,8 @@ def test_a_plan_says_what_could_be_found() -> None:
     ("words", "said"),
     [
         (["rows=11"], "give 12"),
+        (["rows=4"], "rows=4: attack lira needs at least 4 runs .* valid: even numbers from 6"),
+        (["rows=4", "attacks=[{name: loss_threshold, threshold: shadows}]"], "rows=4: attack loss_threshold needs"),
         (["run.audit.holdout=0"], "run.audit.holdout=0: non-members are held out"),
         (["run.transcript=none"], "nothing released would be kept"),
         (["run.engine=ray"], "valid: local"),
@@ -187,6 +190,11 @@ def test_a_plan_says_what_could_be_found() -> None:
 def test_what_cannot_be_audited_is_refused(words: list[str], said: str) -> None:
     with pytest.raises(UserError, match=said):
         load_audit(QUICK, words)
+
+
+def test_four_rows_are_enough_where_no_run_is_compared_with_others() -> None:
+    assert load_audit(QUICK, ["rows=4", "attacks=[{name: nearest_neighbour}]"]).rows == 4
+    assert LEAST_SHADOWED_ROWS == LEAST_SHADOWS + 2
 
 
 def test_a_client_that_is_not_there_is_refused_before_any_run(tmp_path: Path) -> None:

@@ -39,6 +39,11 @@ def test_list(capsys, kind, plural):
     assert capsys.readouterr().out.split() == catalog.names(kind)
 
 
+def test_the_plural_of_privacy(capsys):
+    assert main(["list", "privacies"]) == 0
+    assert capsys.readouterr().out.split() == catalog.names("privacy")
+
+
 def test_describe(capsys):
     assert main(["describe", "dm"]) == 0
     said = capsys.readouterr().out
@@ -153,12 +158,34 @@ def test_a_page_that_cannot_be_written(capsys, tmp_path, out):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+def test_several_runs_need_a_page_of_their_own(capsys, tmp_path):
+    for seed in ("0", "1"):
+        assert main(["run", "tiny.yaml", "rounds=1", f"seed={seed}"]) == 0
+    first, second = sorted(map(str, Path("runs/tiny").iterdir()))
+    (tmp_path / "runs/tiny/sweep.html").write_text("")
+    own = (Path(first) / "report.html").read_bytes()
+    capsys.readouterr()
+    assert main(["report", first, second]) == 2
+    assert capsys.readouterr().err == (
+        "fedsim: 2 runs side by side need a page of their own; give --out FILE, such as compare.html\n"
+    )
+    assert (Path(first) / "report.html").read_bytes() == own
+
+    assert main(["report", first, second, "runs/tiny/sweep.html", "--out", "compare.html"]) == 0
+    said = capsys.readouterr()
+    assert said.out == "compare.html\n"
+    assert said.err == "left out, no run but what a sweep writes beside its runs: runs/tiny/sweep.html\n"
+    assert "2 runs side by side" in Path("compare.html").read_text()
+    assert main(["report", first]) == 0
+    assert capsys.readouterr().out == f"{first}/report.html\n"
+
+
 def test_as_a_program():
     """Through the interpreter: the exit code and the streams."""
     run = [sys.executable, "-m", "fedsim"]
     done = subprocess.run([*run, "list", "metods"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("fedsim: unknown kind 'metod' (did you mean 'method'?)")
+    assert done.stderr.startswith("fedsim: unknown kind 'metods' (did you mean 'method'?)")
 
 
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

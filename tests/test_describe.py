@@ -11,6 +11,7 @@ from pydantic_core import PydanticUndefined
 from fedsim import catalog
 from fedsim.cli import main
 from fedsim.describe import describe
+from fedsim.sweep_schema import Sweep
 from fedsim.types import UserError
 
 ENTRIES = [(kind, name) for kind, section in catalog.CATALOG.items() for name in section]
@@ -63,6 +64,16 @@ def test_a_key_that_is_no_section_is_described() -> None:
 def test_a_method_of_the_users_own_is_described() -> None:
     place = "fedsim.distill.distribution.dm:DistributionMatching"
     assert describe(place).splitlines()[0] == f"method {place}   ({place})"
+
+
+def test_the_file_of_a_sweep_is_described_and_each_of_its_keys() -> None:
+    lines = describe("sweep").splitlines()
+    assert lines[0] == "section sweep"
+    assert "run: quickstart/feddm_digits.yaml  or the run itself, written out here" in lines
+    for key in Sweep.model_fields:
+        assert any(line.startswith(f"  {key} = ") for line in lines)
+    assert "  seeds = [0]" in describe("seeds").splitlines()
+    assert describe("columns").startswith("key columns")
 
 
 def test_audit_is_a_section_and_a_file() -> None:

@@ -11,9 +11,13 @@ from typing import Any
 
 import pytest
 
+from fedsim import catalog
 from fedsim.cli import main
+from fedsim.sweep import load_sweep
+from fedsim.sweep_schema import Sweep
 
 ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 SMALL = {
     "distill": ["evaluation.nets=1", "evaluation.train.epochs=1"],
     "run": [
@@ -27,9 +31,9 @@ SMALL = {
 """Laid over the printed commands: it is their working that is tried, not what they reach."""
 
 
-def blocks(language: str) -> list[str]:
-    """The code blocks of one language in the section on one's own method."""
-    section = (ROOT / "README.md").read_text(encoding="utf-8").split("**No fork is needed")[1]
+def blocks(language: str, after: str = "**No fork is needed") -> list[str]:
+    """The code blocks of one language after these words: in the section on one's own method."""
+    section = README.split(after)[1]
     return re.findall(rf"```{language}\n(.*?)```", section, flags=re.DOTALL)
 
 
@@ -71,3 +75,19 @@ def test_the_federated_command_runs(folder: Path, capsys: pytest.CaptureFixture[
     assert "real training images" not in capsys.readouterr().err
     (manifest,) = (folder / "runs").rglob("manifest.json")
     assert list(json.loads(manifest.read_text())["own_code"]) == ["my_package.mine:Mine"]
+
+
+@pytest.mark.parametrize("kind", catalog.CATALOG)
+def test_the_table_of_kinds_names_every_part(kind: str) -> None:
+    lines = [line for line in README.splitlines() if line.startswith(f"| `{kind}`")]
+    missing = [name for name in catalog.names(kind) if not any(f"`{name}`" in line for line in lines)]
+    assert not missing
+
+
+def test_the_printed_sweep_is_one(tmp_path: Path) -> None:
+    text = blocks("yaml", "A sweep's file has")[0]
+    (tmp_path / "feddm_digits.yaml").write_text((ROOT / "configs/quickstart/feddm_digits.yaml").read_text())
+    (tmp_path / "sweep.yaml").write_text(text)
+    sweep, plans = load_sweep(tmp_path / "sweep.yaml")
+    assert set(Sweep.model_fields) == sweep.model_fields_set
+    assert len(plans) == 12

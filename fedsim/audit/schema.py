@@ -10,14 +10,16 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from fedsim import catalog
-from fedsim.audit.types import Subject
+from fedsim.audit.types import Knowledge, Subject, ThreatModel
 from fedsim.config import Choice, Raw, Section, merge, override, read, validate
 from fedsim.data.split import MembershipConfig
-from fedsim.schema import FederatedRun, load_run, resolve
+from fedsim.schema import WHAT, FederatedRun, kind_of, load_run, resolve
 from fedsim.types import UserError
 
 GRADIENT_ATTACKS = ("dlg", "idlg", "inverting_gradients", "fedavg_inversion", "ntk_reconstruction")
 """What can be tried on a finished run."""
+LEAST_SHADOWED_ROWS = 6
+"""Two runs with every record and two without it, beside the target and its complement: fewer have no variance."""
 OFF = {"publish_subset": False, "overfit": 0, "single": False, "disjoint": False, "permuted": False}
 """No controls."""
 
@@ -126,7 +128,11 @@ class AuditRun(Section):
 
 def subject_of(attack: Any) -> Subject:
     """What an attack with these settings is run on."""
-    return catalog.resolve("attack", attack.name)(attack).threat.subject
+    return _threat(attack).subject
+
+
+def _threat(attack: Any) -> ThreatModel:
+    return catalog.resolve("attack", attack.name)(attack).threat
 
 
 def load_audit(path: Path, assignments: Sequence[str] = ()) -> AuditRun:
@@ -135,6 +141,7 @@ def load_audit(path: Path, assignments: Sequence[str] = ()) -> AuditRun:
     `run: FILE` is relative to the audit's file; `overrides: [key=value, …]` are laid on it.
     """
     raw = read(path)
+    _refuse_other(raw, path)
     raw = override(raw | {"run": _run(raw, path)}, assignments)
     raw.pop("overrides", None)
     raw.setdefault("name", re.sub(r"[^A-Za-z0-9_.-]+", "_", path.stem).lstrip("_.-") or "audit")
@@ -174,6 +181,19 @@ def of_finished(run: Path, names: Sequence[str], assignments: Sequence[str] = ()
     return config
 
 
+def _refuse_other(raw: Raw, path: Path) -> None:
+    """Refuse the file of another command, and the folder of a run in the place of an audit's."""
+    if (found := kind_of(raw)) in {"audit run", ""}:
+        return
+    if path.with_name("manifest.json").is_file():
+        try_it = f", or attack the run: fedsim audit run {path.parent} --attack dlg" if found == "run" else ""
+        raise UserError(
+            f"{path.parent} is the folder of a run and no audit; give a folder that fedsim audit run printed{try_it}"
+        )
+    rather = f", or audit it: a file with run: {path.name} and attacks: [...]" if found == "run" else ""
+    raise UserError(f"{path} is no audit but {WHAT[found]}; use fedsim {found} {path}{rather}")
+
+
 def _run(raw: Raw, path: Path) -> Any:
     """The mapping of the audited run."""
     run, extra = raw.get("run"), raw.get("overrides", [])
@@ -206,6 +226,12 @@ def _check(config: AuditRun) -> None:
     if subjects != {Subject.CANARIES} and run.audit.holdout <= 0:
         raise UserError(
             "run.audit.holdout=0: non-members are held out when the data are partitioned, or never; set it, such as 0.4"
+        )
+    shadowed = [one.name for one in config.attacks if Knowledge.SHADOWS in _threat(one).knows]
+    if shadowed and config.rows < LEAST_SHADOWED_ROWS:
+        raise UserError(
+            f"rows={config.rows}: attack {shadowed[0]} needs at least 4 runs beside the target and its complement; "
+            f"valid: even numbers from {LEAST_SHADOWED_ROWS}, such as rows={LEAST_SHADOWED_ROWS}"
         )
     if run.transcript == "none":
         raise UserError("run.transcript=none: nothing released would be kept to attack; give uploads or all")

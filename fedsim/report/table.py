@@ -18,19 +18,52 @@ from fedsim.runs import RunDirectory, write_atomic
 from fedsim.training.intervals import Interval, difference_ci, mean_ci
 from fedsim.types import UserError
 
+OF_SWEEPS = ("sweep.json", "sweep.html")
+"""What a sweep writes beside its runs, so that `runs/*/*` names it too."""
 
-def finished(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Runs with a result, and those without; `UserError` for a folder that is no run, or where none is finished."""
+LeftOut = dict[str, list[Path]]
+"""Why → what is left out for that reason."""
+
+
+def runs_among(paths: Sequence[Path]) -> tuple[list[Path], LeftOut]:
+    """Folders of runs, and what lies beside such: files of sweeps, audits. `UserError` where there is something else,
+    or no run."""
+    left: LeftOut = {}
+    runs = []
     for path in paths:
-        if not (path / "config.yaml").is_file():
+        if path.name in OF_SWEEPS and path.is_file():
+            left.setdefault("no run but what a sweep writes beside its runs", []).append(path)
+        elif not (path / "config.yaml").is_file():
             inside = f"; there are runs in it: give {path}/*" if list(path.glob("*/config.yaml")) else ""
             raise UserError(
                 f"{path} is no run's folder (it has no config.yaml){inside}; give OUT/<name>/<hash>-s<seed>"
             )
-    done = [path for path in paths if RunDirectory(path).finished]
+        elif not (path / "result.json").is_file() and "attacks" in read(path / "config.yaml"):
+            left.setdefault("no run but an audit, which has a card of its own", []).append(path)
+        else:
+            runs.append(path)
+    if not runs:
+        told = "; ".join(f"{found[0]} is {why}" for why, found in left.items())
+        raise UserError(f"{told or 'no run was given'}; give OUT/<name>/<hash>-s<seed>")
+    return runs, left
+
+
+def finished(paths: Sequence[Path]) -> tuple[list[Path], LeftOut]:
+    """Runs with a result, and what is left out; `UserError` as of `runs_among`, or where none is finished."""
+    runs, left = runs_among(paths)
+    done = [path for path in runs if RunDirectory(path).finished]
     if not done:
-        raise UserError(f"{paths[0]} is not finished and has no result; run its config again")
-    return done, [path for path in paths if path not in done]
+        raise UserError(f"{runs[0]} is not finished and has no result; run its config again")
+    without = [path for path in runs if path not in done]
+    return done, left | ({"not finished": without} if without else {})
+
+
+def said(left: LeftOut) -> list[str]:
+    """What was left out, a line for each reason."""
+    return [
+        f"left out, {why}: {', '.join(map(str, paths[:3]))}" + (f" and {len(paths) - 3} more" if paths[3:] else "")
+        for why, paths in left.items()
+    ]
 
 
 def rows(paths: Sequence[Path]) -> list[Row]:

@@ -79,6 +79,10 @@ OVERRIDES: dict[str, tuple[str, list[str]]] = {
     "override_that_is_not_yaml": ("seed=[", ["override 'seed=['", "YAML"]),
     "override_with_a_python_tag": ("seed=!!python/name:os.system", ["seed", "YAML", "tag"]),
     "impossible_date": ("seed=2024-99-99", ["seed", "2024-99-99", "integer"]),
+    "adaptive_to_what_is_not_there": (
+        "attackers=[{name:_naive,_clients:_[1],_size:_2,_adaptive_to:_bogus}]",
+        ["attackers.0.adaptive_to: unknown defense 'bogus'; valid: upload_checks, spectral_signatures, whose score"],
+    ),
     "unknown_data": ("data=digit", ["data.name", "'digit'", "did you mean 'digits'", "image_folder"]),
     "unknown_model": ("model=convnett", ["model.name", "did you mean 'convnet'", "mlp"]),
     "unknown_method": ("method=dmm", ["method.name", "did you mean 'dm'", "random"]),

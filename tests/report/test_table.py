@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from fedsim.cli import main
-from fedsim.report.table import rows, write_table
+from fedsim.report.table import rows, runs_among, said, write_table
 from fedsim.types import UserError
 
 MODEL = {"name": "convnet", "depth": 2, "width": 8, "norm": "instance"}
@@ -125,3 +125,50 @@ def test_unfinished_runs_are_left_out_and_said(tmp_path: Path, capsys: pytest.Ca
     assert main(["report", str(done), str(cut), "--out", str(out)]) == 0  # the suffix says that it is a table
     assert capsys.readouterr().err == f"left out, not finished: {cut}\n"
     assert len(out.read_text().splitlines()) == 2
+
+
+@pytest.fixture
+def beside(tmp_path: Path) -> list[Path]:
+    """A sweep's folder as `folder/*` names it: two runs, the sweep's files, and an audit that is finished."""
+    done, cut = federated(tmp_path, 0, 0.9, 0.95), federated(tmp_path, 1, 0.9, 0.95)
+    (cut / "result.json").unlink()
+    files = [tmp_path / name for name in ("sweep.json", "sweep.html")]
+    audit = tmp_path / "audit"
+    audit.mkdir()
+    (audit / "config.yaml").write_text("name: audit\nrun: {}\nattacks: [{name: lira}]\n")
+    (audit / "card.json").write_text("{}")
+    for file in files:
+        file.write_text("{}")
+    return [audit, done, cut, *files]
+
+
+def test_a_table_over_a_sweeps_folder_says_what_is_no_run(
+    beside: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    audit, _, cut, first, second = beside
+    assert main(["report", "--table", *map(str, beside), "--out", str(tmp_path / "t.csv")]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        f"left out, no run but an audit, which has a card of its own: {audit}",
+        f"left out, no run but what a sweep writes beside its runs: {first}, {second}",
+        f"left out, not finished: {cut}",
+    ]
+    assert len((tmp_path / "t.csv").read_text().splitlines()) == 2
+
+
+def test_long_lists_of_what_is_left_out_are_cut(tmp_path: Path) -> None:
+    assert said({"not finished": [tmp_path / str(number) for number in range(5)]}) == [
+        f"left out, not finished: {tmp_path}/0, {tmp_path}/1, {tmp_path}/2 and 2 more"
+    ]
+
+
+def test_no_run_among_what_was_given_is_told_truly(beside: list[Path]) -> None:
+    with pytest.raises(UserError, match=r"audit is no run but an audit, which has a card of its own; give OUT"):
+        rows(beside[:1])
+    with pytest.raises(UserError, match=r"sweep\.json is no run but what a sweep writes beside its runs; give OUT"):
+        runs_among(beside[3:])
+
+
+def test_another_file_beside_runs_is_refused(beside: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(UserError, match=r"notes\.txt is no run's folder"):
+        rows([*beside, tmp_path / "notes.txt"])

@@ -193,7 +193,10 @@ def test_a_client_without_images_is_asked_and_answers_like_any_other(tmp_path):
         ({"privacy": {"target_epsilon": None}}, "privacy: "),
         ({"privacy": {"public_bound": None}}, "privacy.public_bound"),
         ({"privacy": {"clip": float("nan")}}, "privacy.clip"),
-        ({"privacy": {"adjacency": "replace", "rate": 0.2}}, "privacy: "),
+        (
+            {"privacy": {"adjacency": "replace", "rate": 0.2}},
+            "privacy.adjacency: replace is accounted for with all records",
+        ),
         ({"privacy": {"subspace": "previous", "dimension": 4}, "rounds": 1}, "privacy.subspace: previous looks at"),
         ({"privacy": {"centre": "previous"}, "rounds": 1}, "privacy.centre: previous looks at"),
         ({"privacy": {"mode": "per_step"}}, "method.networks: got pool; under privacy.mode: per_step"),
