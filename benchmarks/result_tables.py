@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedsim.report.sweep_numbers import FEWEST
 from fedsim.report.table import model_label
-from fedsim.training.intervals import Interval, difference_ci, mean_ci
+from fedsim.training.intervals import FEWEST, Interval, difference_ci, mean_ci
 
 ROOT = Path(__file__).parent
 

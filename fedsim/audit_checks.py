@@ -127,6 +127,11 @@ def _same(told: Any, found: Any) -> bool:
 
 def compare(first: Path, second: Path) -> str:
     """A table of the findings that either card has."""
+    for path in (first, second):
+        if not (path / "card.json").is_file():
+            raise UserError(
+                f"{path} is no folder of an audit (it has no card.json); give one that fedsim audit run printed"
+            )
     cards = [RunDirectory(path).read_json("card") for path in (first, second)]
     if any("findings" not in card for card in cards):
         raise UserError(f"{first} or {second} holds no card; give two folders that fedsim audit run printed")

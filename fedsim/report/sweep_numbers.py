@@ -9,10 +9,8 @@ from typing import Any
 
 from fedsim.report.sweep_cells import Cell, without_attackers, without_defences
 from fedsim.report.sweep_detection import RATE, Count, calibrated, detection, flagged, flagged_calibrated
-from fedsim.training.intervals import Interval, bounded_ci, mean_ci, wilson
+from fedsim.training.intervals import FEWEST, Interval, bounded_ci, mean_ci, wilson
 
-FEWEST = 3
-"""Seeds that an interval over seeds is taken from."""
 Number = Callable[[Cell, Sequence[Cell]], float | None]
 """Of a run, among all runs of the sweep; None where it has none."""
 

@@ -14,8 +14,9 @@ from typing import Any
 
 from fedsim.config import Raw, read
 from fedsim.report.rows import FORMATS, Row, markdown
+from fedsim.report.view import adversaries
 from fedsim.runs import RunDirectory, write_atomic
-from fedsim.training.intervals import Interval, difference_ci, mean_ci
+from fedsim.training.intervals import Interval, difference_ci, over_seeds
 from fedsim.types import UserError
 
 OF_SWEEPS = ("sweep.json", "sweep.html")
@@ -104,7 +105,7 @@ def _row(group: Sequence[tuple[Raw, dict[str, Any]]]) -> Row:
         hash=first["config_hash"],
         data=data_label(config["data"]),
         model=model_label(config["model"]),
-        method=" · ".join(str(part["name"]) for part in chosen if part),
+        method=" · ".join([*(str(part["name"]) for part in chosen if part), *adversaries(config).values()]),
         ipc=str((config.get("method") or {}).get("ipc", "")),
         labels=str(first["protocol"].get("labels", "hard")) + _by_learned_steps(first["protocol"]),
         rounds=str(first["rounds"] or ""),
@@ -161,7 +162,7 @@ def _accuracy(results: Sequence[dict[str, Any]]) -> tuple[float, Interval | None
         ci = one["accuracy_ci"]
         number, _, what = str(one["accuracy_over"]).partition(" ")
         return one["accuracy"], (ci[0], ci[1]) if ci else None, int(number), what
-    mean, ci = mean_ci([result["accuracy"] for result in results])
+    mean, ci = over_seeds([result["accuracy"] for result in results])
     return mean, ci, len(results), "seeds"
 
 
@@ -175,7 +176,7 @@ def _control(results: Sequence[dict[str, Any]]) -> tuple[float | None, float | N
     values = [one["accuracy"] for one in controls]
     mean = sum(values) / len(values)
     if len(results) > 1:
-        return mean, *mean_ci([result["accuracy"] - value for result, value in zip(results, values, strict=True)])
+        return mean, *over_seeds([result["accuracy"] - value for result, value in zip(results, values, strict=True)])
     ours, theirs = results[0].get("accuracy_values"), controls[0].get("values")
     if not ours or not theirs:
         return mean, results[0]["accuracy"] - mean, None

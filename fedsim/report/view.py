@@ -89,12 +89,7 @@ class RunView:
     @property
     def adversaries(self) -> dict[str, str]:
         """Who lies in it and what the server does about it, where there is such a one."""
-        liars = [
-            f"{one['name']} in the place of {_clients(one['clients'])}" for one in self.config.get("attackers") or ()
-        ]
-        guards = [str(one["name"]) for one in self.config.get("defenses") or ()]
-        found = {"attackers": ", ".join(liars), "defences": ", ".join(guards)}
-        return {name: words for name, words in found.items() if words}
+        return adversaries(self.config)
 
     @property
     def labels(self) -> str:
@@ -207,6 +202,18 @@ class RunView:
         positions = self.split.train if client is None else self.split.client[client]
         images = self.dataset.train.take(torch.from_numpy(positions))
         return class_means(images, self.dataset.num_classes), images.counts(self.dataset.num_classes).numpy()
+
+
+def adversaries(config: Raw) -> dict[str, str]:
+    """`attackers` and `defences` of a run in words, where it has some."""
+    liars = [
+        f"{one['name']} in the place of {_clients(one['clients'])}"
+        + (f", adaptive to {one['adaptive_to']}" if one.get("adaptive_to") else "")
+        for one in config.get("attackers") or ()
+    ]
+    guards = [str(one["name"]) for one in config.get("defenses") or ()]
+    found = {"attackers": "; ".join(liars), "defences": ", ".join(guards)}
+    return {name: words for name, words in found.items() if words}
 
 
 def _clients(which: Sequence[int]) -> str:

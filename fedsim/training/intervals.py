@@ -12,6 +12,8 @@ from scipy.special import ndtri, rel_entr, stdtrit
 
 Interval = tuple[float, float]
 """Lower and upper end."""
+FEWEST = 3
+"""Seeds that an interval over seeds is taken from: of two, Student's t is twelve deviations wide and says nothing."""
 
 
 def mean_ci(points: Sequence[float], level: float = 0.95) -> tuple[float, Interval | None]:
@@ -23,6 +25,12 @@ def mean_ci(points: Sequence[float], level: float = 0.95) -> tuple[float, Interv
     deviation = math.sqrt(sum((point - centre) ** 2 for point in points) / (n - 1))
     half = float(stdtrit(n - 1, 0.5 + level / 2)) * deviation / math.sqrt(n)
     return centre, (centre - half, centre + half)
+
+
+def over_seeds(points: Sequence[float], level: float = 0.95) -> tuple[float, Interval | None]:
+    """`mean_ci` of one number in several runs; no interval for fewer than three."""
+    centre, interval = mean_ci(points, level)
+    return centre, interval if len(points) >= FEWEST else None
 
 
 def bounded_ci(points: Sequence[float], level: float = 0.95) -> tuple[float, Interval | None]:

@@ -80,7 +80,7 @@ def test_who_lies_and_what_defends_is_said_beside_the_accuracy(tmp_path: Path) -
     liars = [{"name": "naive", "clients": [1]}, {"name": "direct", "clients": [2, 3]}]
     attacked = write_run(tmp_path, "attacked", done=False, attackers=liars, defenses=[{"name": "upload_checks"}])
     shown = page(write_run(tmp_path, "plain"), attacked)
-    assert shown.text.count("attackers naive in the place of client 1, direct in the place of clients 2, 3") == 1
+    assert shown.text.count("attackers naive in the place of client 1; direct in the place of clients 2, 3") == 1
     assert shown.text.count("defences upload_checks") == 1
 
 

@@ -43,13 +43,25 @@ def federated(root: Path, seed: int, accuracy: float, control: float) -> Path:
 
 
 def test_seeds_of_a_config_are_one_row_paired_with_their_controls(tmp_path: Path) -> None:
-    (row,) = rows([federated(tmp_path, 0, 0.90, 0.95), federated(tmp_path, 1, 0.92, 0.95)])
-    assert (row.n, row.over, row.method, row.ipc) == (2, "seeds", "feddm · dm", "5")
-    assert row.accuracy == "91.00 [78.29, 103.71]"  # t₀.₉₇₅ with one degree of freedom is 12.706
+    seeds = [federated(tmp_path, seed, accuracy, 0.95) for seed, accuracy in enumerate((0.90, 0.92, 0.91))]
+    (row,) = rows(seeds)
+    assert (row.n, row.over, row.method, row.ipc) == (3, "seeds", "feddm · dm", "5")
+    assert row.accuracy == "91.00 [88.52, 93.48]"  # t₀.₉₇₅ with two degrees of freedom is 4.303
     assert row.control == "95.00"
-    assert row.difference == "-4.00 [-16.71, +8.71]"
+    assert row.difference == "-4.00 [-6.48, -1.52]"
+    (two,) = rows(seeds[:2])
+    assert (two.accuracy, two.difference) == ("91.00", "-4.00")
     assert (row.uplink_mb, row.rounds, row.model) == ("2", "3", "convnet-2-8 instance")
-    assert (row.downlink_mb, row.client_flops, row.seconds) == ("4.5", "1.05e+12", "1234")
+    assert (row.downlink_mb, row.client_flops, row.seconds) == ("4.5", "1.1e+12", "1234")
+
+
+def test_attacked_and_defended_runs_are_told_apart_by_words(tmp_path: Path) -> None:
+    liar, guard = {"name": "naive", "clients": [1], "adaptive_to": "upload_checks"}, {"name": "upload_checks"}
+    made = {"accuracy": 0.5, "accuracy_ci": None, "accuracy_over": "359 test images"}
+    more: list[dict[str, Any]] = [{}, {"attackers": [liar]}, {"attackers": [liar], "defenses": [guard]}]
+    paths = [run(tmp_path, 0, made, name=f"run{n}", **one) for n, one in enumerate(more)]
+    attacked = "dm · naive in the place of client 1, adaptive to upload_checks"
+    assert [row.method for row in rows(paths)] == ["dm", attacked, f"{attacked} · upload_checks"]
 
 
 def test_a_single_run_keeps_its_own_interval(tmp_path: Path) -> None:
