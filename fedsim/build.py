@@ -46,6 +46,12 @@ class Parts:
         other.__dict__.update({name: self.__dict__[name] for name in kept if name in self.__dict__})
         return other
 
+    def beside(self, config: Experiment) -> Parts:
+        """Another run whose `data` are these: its images are not loaded again."""
+        other = Parts(config)
+        other.__dict__["_loaded"] = self._loaded
+        return other
+
     @cached_property
     def streams(self) -> Streams:
         """Random streams of the run."""

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 from fedsim.admission import check
 from fedsim.build import Parts
@@ -90,13 +89,13 @@ def admit(plans: Sequence[Plan], out: Path) -> list[list[RunDirectory]]:
 
     `UserError` for the first run that `execute` would refuse. Images are read once for all runs that read the same.
     """
-    loaded: dict[str, Any] = {}
+    loaded: dict[str, Parts] = {}
     found = []
     for plan in plans:
-        parts, read_as = Parts(plan.config), plan.config.data.model_dump_json()
-        vars(parts).update(loaded.get(read_as, {}))
+        read_as = plan.config.data.model_dump_json()
+        parts = loaded[read_as].beside(plan.config) if read_as in loaded else Parts(plan.config)
         _ = parts.dataset  # data that are not there are no one row's fault
-        loaded[read_as] = {"_loaded": vars(parts)["_loaded"]}
+        loaded.setdefault(read_as, parts)
         try:
             check(parts)
             found.append([_folder(one, out) for one in _with_control(settled(parts).config)])
