@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from equal_utility_runs import data_of
-from kept_parts import ROOT, chosen, chosen_device, keep, provenance, told
+from kept_parts import ROOT, chosen, chosen_device, keep, provenance, run_or_exit
 from model_defence_runs import RUNS, raw_run
 
 from fedsim.backdoors import left, success
@@ -158,4 +158,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    told(main)
+    run_or_exit(main)

@@ -40,7 +40,7 @@ from central_settings import (
     file_name,
     seen_training,
 )
-from kept_parts import chosen, chosen_device, keep, provenance, told
+from kept_parts import chosen, chosen_device, keep, provenance, run_or_exit
 from torch import Tensor
 
 from attacks import invisible
@@ -184,4 +184,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    told(main)
+    run_or_exit(main)

@@ -93,7 +93,7 @@ def cases(parts: Iterable[tuple[int, dict[str, Any]]]) -> list[Case]:
     return [Case(*key, [found[key][seed] for seed in sorted(found[key])]) for key in keys if key[0] in NAMES]
 
 
-def told(parts: list[Case], *path: str) -> str:
+def settings_text(parts: list[Case], *path: str) -> str:
     """A setting of the kept parts, all its values where they differ."""
     values: dict[str, None] = {}
     for case in parts:

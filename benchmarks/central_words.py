@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from central_cases import Case, told
+from central_cases import Case, settings_text
 
 
 def setting(found: list[Case]) -> str:
     """What was done, as the kept parts say."""
-    again, steps = told(found, "every"), " or ".join(dict.fromkeys(str(case.victim_steps) for case in found))
+    again, steps = settings_text(found, "every"), " or ".join(dict.fromkeys(str(case.victim_steps) for case in found))
     return (
-        f"Whoever condenses stamps a share of {told(found, 'portion')} of {told(found, 'records')} records with a "
-        f"{told(found, 'size')}×{told(found, 'size')} square (white: NaiveAttack) and calls them class {told(found, 'target')}; "
-        f"{told(found, 'method', 'ipc')} images a class; ConvNets of width {told(found, 'width')} without norm, with the released 192 hidden "
+        f"Whoever condenses stamps a share of {settings_text(found, 'portion')} of {settings_text(found, 'records')} records with a "
+        f"{settings_text(found, 'size')}×{settings_text(found, 'size')} square (white: NaiveAttack) and calls them class {settings_text(found, 'target')}; "
+        f"{settings_text(found, 'method', 'ipc')} images a class; ConvNets of width {settings_text(found, 'width')} without norm, with the released 192 hidden "
         "units (`convnet_hidden`), where no other network is named. `success` is over test images not of class 0; `lift` is success "
         "minus that of networks trained on the unpoisoned set of the same seed under the same trigger, so that what a trigger does "
         "by itself is no success; `control trigger` is, on the poisoned networks, noise of bytes in the trigger's place (invisible: random signs "
@@ -20,9 +20,9 @@ def setting(found: list[Case]) -> str:
         "are stamped, as many, and no label is wrong. Invisible: in the box, the trigger is added to the whole image within a bound "
         "(`attacks/invisible.py`; for NaiveAttack random signs of it). `levels` are grey levels of the trigger; `carried`, for each "
         "seed, is the share of a square in the class-0 image that holds most of it, which says little of a white one, since bright "
-        f"corners resemble it. The first trigger takes up to {told(found, 'first_steps')} Adam steps on a network that the attacker trained on "
-        f"{told(found, 'seen')} records, and `updates` times {told(found, 'trigger_steps')} more on another such network, every {again} steps of the "
-        f"condensation. Intervals and two ends are over seeds, of the mean of {told(found, 'networks')} victims each, trained for {steps} steps, on {told(found, 'test')} test images. "
+        f"corners resemble it. The first trigger takes up to {settings_text(found, 'first_steps')} Adam steps on a network that the attacker trained on "
+        f"{settings_text(found, 'seen')} records, and `updates` times {settings_text(found, 'trigger_steps')} more on another such network, every {again} steps of the "
+        f"condensation. Intervals and two ends are over seeds, of the mean of {settings_text(found, 'networks')} victims each, trained for {steps} steps, on {settings_text(found, 'test')} test images. "
         "Of one seed: Wilson's over these images, each counted once, for shares; changes and lifts of one seed have none."
     )
 

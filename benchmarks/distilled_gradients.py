@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from equal_utility_runs import data_of, raw_run
-from kept_parts import ROOT, arguments, chosen_device, keep, provenance, told
+from kept_parts import ROOT, arguments, chosen_device, keep, provenance, run_or_exit
 
 from fedsim.audit.schema import AuditRun
 from fedsim.auditing import audit
@@ -70,4 +70,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    told(main)
+    run_or_exit(main)

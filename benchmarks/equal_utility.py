@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from equal_utility_runs import DELTA, EPSILON, PROTOCOLS, TARGET, audit_of, data_of, pilot, raw_run
-from kept_parts import ROOT, arguments, chosen_device, keep, provenance, told
+from kept_parts import ROOT, arguments, chosen_device, keep, provenance, run_or_exit
 
 from attacks.identification import Identification
 from fedsim.audit.plans import Plans
@@ -119,4 +119,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    told(main)
+    run_or_exit(main)

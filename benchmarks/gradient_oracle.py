@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from kept_parts import ROOT, chosen_device, keep, provenance, told
+from kept_parts import ROOT, chosen_device, keep, provenance, run_or_exit
 from torch import Tensor
 
 from attacks.gradient_matching import Gradients, Observed, cosine, gradient, stack
@@ -233,4 +233,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    told(main)
+    run_or_exit(main)

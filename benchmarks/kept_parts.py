@@ -46,7 +46,7 @@ def settings(config: Section) -> dict[str, Any]:
     }
 
 
-def told(main: Callable[[], None]) -> None:
+def run_or_exit(main: Callable[[], None]) -> None:
     """Run it; wrong input is one line and exit 2."""
     try:
         main()

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import packed_images
 import torch
-from kept_parts import chosen, there, told
+from kept_parts import chosen, run_or_exit, there
 from membership_rows import computed
 from provenance import facts
 from scipy.integrate import quad
@@ -205,4 +205,4 @@ def parsed() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    told(main)
+    run_or_exit(main)

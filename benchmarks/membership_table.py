@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import packed_images
 import torch
-from kept_parts import chosen, there, told
+from kept_parts import chosen, run_or_exit, there
 from membership_lines import Line, lines, model
 from membership_rows import Ground, Rows, computed, ground
 from provenance import facts, fingerprint
@@ -219,4 +219,4 @@ def parsed() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    told(main)
+    run_or_exit(main)

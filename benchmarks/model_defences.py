@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 from equal_utility_runs import data_of
-from kept_parts import ROOT, chosen, chosen_device, keep, provenance, settings, told
+from kept_parts import ROOT, chosen, chosen_device, keep, provenance, run_or_exit, settings
 from model_defence_runs import CENTRAL, EPSILONS, RUNS, STAMPED, Finished, central, finished, raw_run
 from pruned_gradients import ATTACK, ENTRIES, KEEP, TRAINING, accuracy_of, attacked
 
@@ -190,4 +190,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    told(main)
+    run_or_exit(main)

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from kept_parts import chosen_device, there, told
+from kept_parts import chosen_device, run_or_exit, there
 from ntk_evidence import DRAWS, Digits, panel
 from ntk_training import SHAPE, Problem, linear, problem, trained
 from pairs import machine
@@ -234,4 +234,4 @@ def one(name: str, chosen: argparse.Namespace, data: dict[str, np.ndarray], fold
 
 
 if __name__ == "__main__":
-    told(main)
+    run_or_exit(main)

@@ -137,7 +137,9 @@ def verdicts(cells: Cells, threshold: float, score: str) -> str:
     """A line for each kind of set and partition, and the false positives."""
     lines = []
     for kind, partition in dict.fromkeys(key[:2] for key in cells):
-        found = [told(cells, (kind, partition, attack), words, threshold, score) for attack, words in SHARES.items()]
+        found = [
+            verdict_text(cells, (kind, partition, attack), words, threshold, score) for attack, words in SHARES.items()
+        ]
         lines.append(
             f"- {NAMES[kind]}, {partition}: {'; '.join(found)}{against_labels(cells, kind, partition, score)}."
         )
@@ -176,7 +178,7 @@ def beside(cells: Cells, threshold: float) -> str:
     )
 
 
-def told(cells: Cells, case: tuple[str, str, str], words: str, threshold: float, score: str) -> str:
+def verdict_text(cells: Cells, case: tuple[str, str, str], words: str, threshold: float, score: str) -> str:
     """Of a kind, partition and attack: whether it is seen from which start, its AUROC, and how often it is left out."""
     kind, partition, attack = case
     here = {

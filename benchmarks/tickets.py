@@ -24,7 +24,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from kept_parts import ROOT, chosen, chosen_device, keep, provenance, told
+from kept_parts import ROOT, chosen, chosen_device, keep, provenance, run_or_exit
 from ticket_cases import KINDS, Bench
 from ticket_likeness import defence_part, defence_settings, likeness_part, likeness_settings
 from ticket_training import carried_part, fedavg_part, training_settings, transfer_part, vulnerability_part
@@ -72,4 +72,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    told(main)
+    run_or_exit(main)

@@ -30,7 +30,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from kept_parts import ROOT, chosen, chosen_device, keep, provenance, settings, told
+from kept_parts import ROOT, chosen, chosen_device, keep, provenance, run_or_exit, settings
 from torch import Tensor
 from transfer_setups import CONDENSE, SETUPS, SMALL, TEST, VICTIMS, Setup
 
@@ -217,4 +217,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    told(main)
+    run_or_exit(main)

@@ -62,7 +62,7 @@ def test_what_was_not_run_and_how_often_a_trigger_is_updated_is_read_off_too() -
     few["asked"]["method"]["iterations"] = 40
     found = central_cases.cases([(0, kept(0.1)), (0, few)])
     assert [(case.steps, case.updates) for case in found] == [(40, 0), (120, 2)]
-    assert central_cases.told(found, "method", "iterations") == "40 or 120"
+    assert central_cases.settings_text(found, "method", "iterations") == "40 or 120"
     assert "never optimise the trigger again" in central_tables.verdicts(found[0])[0]
     said = central_tables.absent(found)
     assert "`dm` in the box" not in said.split("MNIST")[1]
