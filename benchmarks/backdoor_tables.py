@@ -17,7 +17,7 @@ from fedsim.report.sweep_numbers import UNATTACKED, as_now, calibrations, headin
 SWEEPS = {
     "backdoor_digits": (
         "Backdoors in FedDM on the digits (the quickstart)",
-        "One of five clients, a 2×2 square, two rounds, one seed: intervals are over test images.",
+        "One of five clients, a 2×2 square, two rounds. Intervals over seeds are Student's t, which does not know that a share is no less than 0.",
     ),
     "mnist_attacks": (
         "Backdoors in FedDM on MNIST",
@@ -82,7 +82,9 @@ def section(name: str, title: str, note: str) -> str:
     machines = sorted(
         {f"{cell['cores']} cores, {cell['device']}, torch {cell['versions']['torch']}" for cell in kept["cells"]}
     )
-    origin = f"{command} · commit {commits} · {'; '.join(machines)}"
+    seeds = sorted({cell["seed"] for cell in kept["cells"]})
+    words = f", seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else ""
+    origin = f"{command}{words} · commit {commits} · {'; '.join(machines)}"
     failed = [f"Failed: {one}." for one in kept["failed"]]
     seen = [] if (found := matrix_of(lines)) is None else [_matrix(found), "All numbers:"]
     told = [f"Calibrated thresholds: {'; '.join(found)}."] if (found := calibrations(lines)) else []
