@@ -16,12 +16,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from equal_utility_runs import data_of
-from kept_parts import ROOT, chosen, chosen_device, keep, provenance, run_or_exit
+from kept_parts import ROOT, parts_of_seeds, run_or_exit
 from model_defence_runs import RUNS, raw_run
 
 from fedsim.backdoors import left, success
@@ -138,23 +137,7 @@ def asked(part: str, data: str) -> dict[str, Any]:
 
 def main() -> None:
     """The chosen parts."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", choices=tuple(RUNS), default="digits")
-    parser.add_argument("--parts", nargs="+", help=f"of {', '.join(PARTS)}")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--scratch", type=Path, default=Path("runs/backdoor_afterwards"))
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    device = chosen_device(given.device)
-    given.device = str(device)
-    source = provenance(device)
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    given.scratch.mkdir(parents=True, exist_ok=True)
-    for seed in range(given.seeds):
-        for part in chosen(tuple(PARTS), given.parts):
-            path = FOLDER / f"{given.data}_{part}_s{seed}.json"
-            keep(path, source, asked(part, given.data), lambda part=part, seed=seed: PARTS[part](given, seed))
+    parts_of_seeds(__doc__, FOLDER, tuple(RUNS), PARTS, asked)
 
 
 if __name__ == "__main__":

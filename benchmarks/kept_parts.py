@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,33 @@ def there(path: Path, asked: dict[str, Any]) -> bool:
     if odd := sorted(key for key in plain | given if plain.get(key) != given.get(key)):
         raise UserError(f"{path}: kept under other settings ({', '.join(odd)}); remove it to make it again")
     return True
+
+
+def parts_of_seeds(
+    doc: str | None,
+    folder: Path,
+    data: Sequence[str],
+    parts: Mapping[str, Callable[[argparse.Namespace, int], dict[str, Any]]],
+    asked: Callable[[str, str], dict[str, Any]],
+) -> None:
+    """The command of a benchmark whose parts are each of one seed: kept as `folder`/DATA_PART_sSEED.json."""
+    parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    parser.add_argument("--data", choices=tuple(data), default="digits")
+    parser.add_argument("--parts", nargs="+", help=f"of {', '.join(parts)}")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--scratch", type=Path, default=Path("runs") / folder.name)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    device = chosen_device(given.device)
+    given.device = str(device)
+    source = provenance(device)
+    for one in (folder, given.scratch):
+        one.mkdir(parents=True, exist_ok=True)
+    for part in chosen(tuple(parts), given.parts):
+        for seed in range(given.seeds):
+            path = folder / f"{given.data}_{part}_s{seed}.json"
+            keep(path, source, asked(part, given.data), lambda part=part, seed=seed: parts[part](given, seed))
 
 
 def alike(name: str, settings: Sequence[dict[str, Any]], free: Sequence[str] = ()) -> dict[str, Any]:

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from pydantic import Field, field_validator, model_validator
 
-from fedsim.config import Choice, Section, validate
+from fedsim.config import Section, validate
 from fedsim.types import UserError
-
-
-class Inner(Section):
-    """Settings inside settings."""
-
-    size: int = Field(default=3, ge=1)
-    """A number."""
-    limit: int | Literal["auto"] = "auto"
-    """A number or a word."""
+from tests.test_config import Outer as Plain
 
 
 class Pair(Section):
@@ -37,31 +29,15 @@ class Pair(Section):
         return self
 
 
-class Outer(Section):
-    """Settings with every kind of field."""
+class Outer(Plain):
+    """Settings with mappings, lists that have rules, and validators of their own beside every kind of field."""
 
-    name: str = "outer"
-    """Not part of the hash."""
-    seed: int = 0
-    """Not part of the hash."""
-    rate: float = Field(default=0.1, gt=0)
-    """A number."""
-    text: str = ""
-    """Any text."""
-    inner: Inner = Inner()
-    """A section."""
-    perhaps: Inner | None = None
-    """A section or nothing."""
-    many: tuple[Inner, ...] = Field(default=(), strict=False)
-    """Sections."""
     named: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Name → settings."""
     numbers: tuple[int, ...] = Field(default=(1,), min_length=1, strict=False)
     """At least one."""
     pair: Pair = Pair()
     """Two that go together."""
-    model: Choice("model") | None = None  # pyright: ignore[reportInvalidTypeForm]
-    """A choice."""
 
     @field_validator("numbers")
     @classmethod
