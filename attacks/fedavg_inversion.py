@@ -129,7 +129,7 @@ class FedAvgInversion:
         network = public.with_weights(seen.params).eval()
         observed = Observed(
             network, seen.params, dict(seen.updates), public.image_shape, len(public.classes), public.normalise,
-            seen.records,
+            seen.records, view.tell,
         )  # fmt: skip
         return scores_of(FedAvgInversion(config).reconstruct(observed, None, streams.generator()))
 

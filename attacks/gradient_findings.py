@@ -42,7 +42,7 @@ def observed(view: AdversaryView) -> Observed:
     network = public.with_weights(release.params).eval()
     return Observed(
         network, release.params, dict(release.gradients), public.image_shape, len(public.classes), public.normalise,
-        release.records,
+        release.records, view.tell,
     )  # fmt: skip
 
 

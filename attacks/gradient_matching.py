@@ -95,6 +95,8 @@ class Observed:
     normalise: Normalise
     records: int = 1
     """s."""
+    tell: Callable[[int], None] = field(default=lambda steps: None)
+    """Called with the number of gradients of D that were just taken, for whoever watches."""
 
     def __post_init__(self) -> None:
         names = trainable_names(self.network)
@@ -172,6 +174,7 @@ class Matching:
             if self.variation:
                 loss = loss + self.variation * total_variation(self.split(leaf)[0])
             (found,) = torch.autograd.grad(loss.sum(), leaf)
+        self.observed.tell(len(problem))
         return loss.detach(), found
 
     @torch.no_grad()

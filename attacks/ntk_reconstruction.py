@@ -160,7 +160,7 @@ class NTKReconstruction:
         seen, public = view.released.local_updates(), view.public
         observed = Observed(
             public.with_weights(seen.params).eval(), seen.params, dict(seen.updates), public.image_shape,
-            len(public.classes), public.normalise, seen.records,
+            len(public.classes), public.normalise, seen.records, view.tell,
         )  # fmt: skip
         return scores_of(self.reconstruct(observed, streams.generator()))
 
@@ -219,6 +219,7 @@ class NTKReconstruction:
             optimiser.param_groups[0]["lr"] = config.learning_rate * rate(done)
             (point.grad,) = torch.autograd.grad(tangent.loss(network, problem, point).sum(), point)
             optimiser.step()
+            tangent.observed.tell(len(problem))
         return point.detach()
 
     def _kept(self, tangent: Tangent, points: Tensor, loss: Tensor) -> Reconstruction:

@@ -149,6 +149,7 @@ def _attack(
             view = targets.view(number, attack.threat, store.cached, client)
         else:
             view = targets.alone(attack.threat, store.cached)
+        view = replace(view, tell=terminal.steps(label))
         store.scores(label, subject, lambda view=view, streams=streams: attack.run(view, streams))
     terminal.bar(label, len(subjects), len(subjects))
 

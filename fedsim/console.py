@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from rich.console import Console as RichConsole
@@ -54,6 +54,21 @@ class Terminal:
         elif time.monotonic() - self._spoken.get(name, self._started) > 10:
             self._spoken[name] = time.monotonic()
             self.say(f"  {name}: {done}/{total} {note}".rstrip())
+
+    def steps(self, name: str) -> Callable[[int], None]:
+        """What counts steps behind the bar of `name`; without a terminal, a line every 10 seconds at most."""
+        taken, spoken = 0, time.monotonic()
+
+        def more(steps: int) -> None:
+            nonlocal taken, spoken
+            taken += steps
+            if name in self._tasks:
+                self._progress.update(self._tasks[name], note=f"{taken} steps")
+            elif not self._live and time.monotonic() - spoken > 10:
+                spoken = time.monotonic()
+                self.say(f"  {name}: {taken} steps")
+
+        return more
 
     # --- the round loop's Console ---
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import sys
@@ -101,10 +102,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return execute(load_run(file, words), file.parent)
 
 
-def test_a_finished_run_is_attacked_and_all_is_exploratory(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_is_attacked_and_all_is_exploratory(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = itertools.count(step=11)
+    monkeypatch.setattr("fedsim.console.time.monotonic", lambda: float(next(seconds)))
     words = ["gradients.cases=3", "attacks=[{name: idlg, iterations: 10}, {name: fedavg_inversion, iterations: 10}]"]
     assert main(["audit", "run", str(run), *words]) == 6
-    folder = Path(capsys.readouterr().out.strip().splitlines()[-1])
+    said = capsys.readouterr()
+    assert {"  idlg: 3 steps", "  fedavg_inversion: 3 steps"} <= set(said.err.splitlines())  # not silent while it works
+    folder = Path(said.out.strip().splitlines()[-1])
     assert folder.parent.parent == run / "audit"
     card = card_of(folder)
     assert card["verdict"] == "INCONCLUSIVE: all is exploratory, nothing was registered before the run"

@@ -198,6 +198,8 @@ class AdversaryView:
     """Neither the target nor its complement is among them."""
     cache: Callable[[str, Statistic], np.ndarray] = field(default=lambda name, compute: compute())
     """`cache(name, compute)`: an array computed once for all targets; the name must say everything it depends on."""
+    tell: Callable[[int], None] = field(default=lambda steps: None)
+    """`tell(steps)`: so many more steps were taken, for whoever watches; it says nothing back."""
 
     @property
     def candidates(self) -> Images:

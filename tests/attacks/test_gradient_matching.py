@@ -31,6 +31,15 @@ def test_of_a_pruned_gradient_what_was_sent_is_compared():
     assert torch.equal(squared_where_sent(ours, sent), squared(ours, sent))
 
 
+def test_whoever_watches_is_told_of_every_gradient():
+    told: list[int] = []
+    matching = Matching(replace(leak(3).observed, tell=told.append), None)
+    start = matching.start(1, stream(5))
+    for rows in ([0, 2], [1]):
+        matching(torch.tensor(rows), torch.stack([start(index, 0) for index in rows]))
+    assert told == [2, 1]
+
+
 @pytest.mark.parametrize(("architecture", "config"), NETWORKS)
 @pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize("distance", [squared, cosine])
@@ -107,4 +116,4 @@ def test_what_does_not_fit_is_refused():
 
 def test_what_an_attack_is_handed_has_no_room_for_the_truth():
     known = {"network", "params", "targets", "image_shape", "num_classes", "normalise", "records"}
-    assert set(Observed.__dataclass_fields__) == known
+    assert set(Observed.__dataclass_fields__) == known | {"tell"}  # which is told, and answers nothing
