@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from fedsim.own_code import own_code
 from fedsim.report.html import write_report
 from fedsim.runs import RunDirectory, manifest
 from fedsim.schema import Experiment, FederatedRun
-from fedsim.sibling_uploads import Answer, answers, copy
+from fedsim.sibling_uploads import Answer, answers, changed, copy
 from fedsim.simulation import simulate
 from fedsim.summary import summary
 from fedsim.types import RunFailed, UserError
@@ -62,7 +62,7 @@ def execute(
             return run.path
         facts = manifest(config, config.compute.device, list(argv)) | inputs
         taken = answers(run, config, facts, siblings)
-        facts = _begin(run, facts | _taken_over(taken, terminal), terminal)
+        facts = _begin(run, facts | _taken_over(taken, siblings, facts, terminal), terminal)
         copy(taken)
         parts.split.save(run.path / "split.npz")
         run.write_json("result", _work(run, parts, terminal, facts, chosen, clean))
@@ -70,8 +70,12 @@ def execute(
     return run.path
 
 
-def _taken_over(found: Sequence[Answer], terminal: Terminal) -> dict[str, Any]:
+def _taken_over(
+    found: Sequence[Answer], siblings: Sequence[Path], facts: Mapping[str, Any], terminal: Terminal
+) -> dict[str, Any]:
     """What the manifest says of answers that other runs' clients gave: how many each."""
+    if siblings and changed(facts):
+        terminal.say("nothing is taken over from other runs: the checkout has changes of its own (see git status)")
     if not found:
         return {}
     counts = Counter(one.run for one in found)

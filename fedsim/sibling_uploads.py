@@ -49,7 +49,7 @@ def answers(run: RunDirectory, config: Experiment, facts: Mapping[str, Any], sib
     the run that made it, nor from a checkout with changes of its own: which code answered could not be told.
     """
     store = store_of(run.path)
-    if not isinstance(config, FederatedRun) or config.privacy is not None or store.exists() or _changed(facts):
+    if not isinstance(config, FederatedRun) or config.privacy is not None or store.exists() or changed(facts):
         return []
     own, found = parse_yaml(to_yaml(config), "this run"), dict[Path, Answer]()
     for path in siblings:
@@ -68,7 +68,8 @@ def copy(found: Sequence[Answer]) -> None:
             write_atomic(one.target / file.name, file.read_bytes())
 
 
-def _changed(facts: Mapping[str, Any]) -> bool:
+def changed(facts: Mapping[str, Any]) -> bool:
+    """Whether the checkout has changes or files of its own, as the manifest says."""
     return bool((facts.get("git") or {}).get("dirty"))
 
 

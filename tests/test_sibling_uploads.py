@@ -172,6 +172,18 @@ def test_nothing_is_shared_from_a_checkout_with_changes(clean: Path, tmp_path: P
     assert answers(run, config, facts, [sibling]) == []
 
 
+def test_a_checkout_with_changes_is_told_why_all_is_worked_out_again(
+    clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = "nothing is taken over from other runs: the checkout has changes of its own (see git status)"
+    prepare(monkeypatch)
+    execute(tiny(controls=ALONE, **HARMLESS), tmp_path / "clean", siblings=[clean])
+    assert said not in capsys.readouterr().err
+    monkeypatch.setattr("fedsim.runs._git", lambda: {"commit": "0" * 40, "dirty": True})
+    execute(tiny(controls=ALONE, **HARMLESS), tmp_path / "changed", siblings=[clean])
+    assert said in capsys.readouterr().err
+
+
 def test_a_run_that_has_begun_is_left_alone(clean: Path, tmp_path: Path) -> None:
     run, config, facts = begun(clean, tmp_path, **HARMLESS)
     (run.path / "clients/client_0000").mkdir(parents=True)
