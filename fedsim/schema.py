@@ -151,13 +151,15 @@ def kind_of(raw: Raw) -> str:
         return "audit run"
     if {"columns", "seeds"} & raw.keys() or isinstance(raw.get("rows"), dict):  # the rows of an audit are a number
         return "sweep"
-    return "run" if "algorithm" in raw else "distill" if "method" in raw else ""
+    if "algorithm" in raw:
+        return "run"
+    return "distill" if "method" in raw and raw.keys() <= Distillation.model_fields.keys() else ""
 
 
 def load_run(path: Path, assignments: Sequence[str] = ()) -> FederatedRun:
     """A federated run from its file, overrides applied, `auto` resolved."""
     raw = _raw(path, assignments, "run")
-    if "algorithm" not in raw:
+    if "algorithm" not in raw and raw.keys() <= FederatedRun.model_fields.keys():  # else its name may be misspelt
         names = ", ".join(catalog.names("algorithm"))
         raise UserError(
             f"{path} has no algorithm; give algorithm: NAME, valid: {names}; or a method for fedsim distill"

@@ -143,6 +143,15 @@ def test_a_file_of_the_other_kind(tmp_path):
         load_distillation(tmp_path / "tiny.yaml")
 
 
+def test_a_misspelt_algorithm_is_no_central_condensation(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(TINY.replace("algorithm:", "algoritm:"))
+    with pytest.raises(UserError, match=r"algoritm: unknown key \(did you mean 'algorithm'\?\)"):
+        load_run(tmp_path / "tiny.yaml")
+    (tmp_path / "none.yaml").write_text("\n".join(one for one in TINY.splitlines() if "algorithm:" not in one))
+    with pytest.raises(UserError, match=r"has no algorithm; give algorithm: NAME"):
+        load_run(tmp_path / "none.yaml")
+
+
 def test_a_server_needs_val_and_a_central_run_does_not():
     with pytest.raises(UserError, match=r"data.val: got 0; .* more than 0"):
         resolve(FederatedRun, raw(data={"val": 0}))
