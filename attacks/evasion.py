@@ -6,8 +6,8 @@
                                                        j  the first of 0 … 4 that lowers a; no step where none does
 
 It holds no other upload. It stands in for them with honest sets of its own clean records, condensed from other random
-streams; they are more alike than honest clients are, so that its own score is a guess of the server's. Only a filter
-whose score has a gradient in the pixels can be evaded so.
+streams; they are more alike than honest clients are, so that its own score is a guess of the server's. Only a defence
+whose score has a gradient in the pixels can be evaded so; robust_aggregation.py gives one for its rules.
 
 Source  fedsim's own; the demand is that of Tramèr, Carlini, Brendel, Mądry, "On Adaptive Attacks to Adversarial Example
         Defenses", NeurIPS 2020: a defence is judged by attackers that know it.
@@ -36,7 +36,7 @@ from fedsim.distill.base import Distiller, Task
 from fedsim.distill.cost import Passes
 from fedsim.federated.attackers import Scene, leave
 from fedsim.federated.base import Algorithm, Broadcast, ClientView, Setting, Upload
-from fedsim.federated.upload_rows import Rows, Scoring, rows_of
+from fedsim.federated.upload_rows import Rows, Scoring, rows_of, with_gradient
 from fedsim.models.functional import state
 from fedsim.seeding import Streams
 from fedsim.types import Params, UserError
@@ -119,7 +119,7 @@ def check_evasion(config: PoisoningConfig, scene: Scene) -> None:
     built = chosen(chosen.Config())
     if not isinstance(built, Scoring) or not built.differentiable:
         raise UserError(f"attackers.adaptive_to: {config.adaptive_to} gives no score with a gradient in images; valid: "
-                        "upload_checks, spectral_signatures")  # fmt: skip
+                        f"{', '.join(with_gradient())}")  # fmt: skip
     if scene.method is None:
         raise UserError(f"attackers.adaptive_to: {config.adaptive_to} scores images, and clients of this algorithm "
                         "send weights; leave it out")  # fmt: skip

@@ -57,9 +57,14 @@ class Config(Section):
 
 
 def principal(features: Float[Tensor, "n d"], components: int) -> Float[Tensor, "n e"]:
-    """Coordinates of the rows along their first principal components, e = min(components, n, d)."""
-    left, sizes, _ = torch.linalg.svd(features - features.mean(0), full_matrices=False)
-    return left[:, :components] * sizes[:components]
+    """Coordinates of the rows along their first principal components, e = min(components, n, d).
+
+    Differentiable with the components held fixed.
+    """
+    centred = features - features.mean(0)
+    # a gradient through the vectors is infinite where two singular values agree, as those that are 0 do
+    _, _, vectors = torch.linalg.svd(centred.detach(), full_matrices=False)
+    return centred @ vectors[:components].T
 
 
 def two_means(points: Float[Tensor, "n e"]) -> Bool[Tensor, "n"]:
@@ -67,6 +72,7 @@ def two_means(points: Float[Tensor, "n e"]) -> Bool[Tensor, "n"]:
 
     Lloyd's steps from the two halves by the sign of the first coordinate, which has mean 0.
     """
+    points = points.detach()
     second = points[:, 0] > 0
     for _ in range(STEPS):
         if bool(second.all()) or not bool(second.any()):
@@ -96,13 +102,16 @@ def silhouette(points: Float[Tensor, "n e"], second: Bool[Tensor, "n"]) -> Float
 
 def suspicious(
     features: Float[Tensor, "n d"], components: int, relative_size: float
-) -> tuple[Bool[Tensor, "n"], float]:
-    """Rows of one class in its smaller cluster and the silhouette; none and 0 where that cluster is not small."""
+) -> tuple[Bool[Tensor, "n"], Float[Tensor, ""]]:
+    """Rows of one class in its smaller cluster and the silhouette; none and 0 where that cluster is not small.
+
+    The silhouette is differentiable, with the clusters held fixed.
+    """
     points = principal(features, components)
     smaller = two_means(points)
     if int(smaller.sum()) >= relative_size * len(smaller):
-        return torch.zeros_like(smaller), 0.0
-    return smaller, max(0.0, float(silhouette(points, smaller)))
+        return torch.zeros_like(smaller), points.new_zeros(())
+    return smaller, silhouette(points, smaller).clamp(min=0)
 
 
 class ActivationClustering:
@@ -110,22 +119,22 @@ class ActivationClustering:
 
     Config = Config
     sends: ClassVar[Sends] = "synthetic"
-    differentiable: ClassVar[bool] = False
+    differentiable: ClassVar[bool] = True
 
     def __init__(self, config: Config) -> None:
         self.config = config
 
     def score(self, setting: Setting, weights: Params, uploads: Rows) -> Float[Tensor, "m"]:
-        """The score of each client; clusters have no gradient, so it has none."""
+        """The score of each client; differentiable in the rows' pixels, clusters and components held fixed."""
         classes = len(setting.classes)
-        held, features = uploads.held(classes), embedded(setting, weights, uploads).detach()
+        held, features = uploads.held(classes), embedded(setting, weights, uploads)
         enough = torch.bincount(uploads.labels, minlength=classes) >= PER_COMPONENT * self.config.components
         looked = enough & (held.sum(0) >= LEAST)
         values = features.new_zeros(len(features))
         for label in looked.nonzero().flatten().tolist():
             rows = (uploads.labels == label).nonzero().flatten()
             smaller, apart = suspicious(features[rows], self.config.components, self.config.relative_size)
-            values[rows] = smaller * apart
+            values = values.index_put((rows,), smaller * apart)
         return largest(uploads.means(values, classes).masked_fill(~(held & looked), torch.nan))
 
     def inspect(

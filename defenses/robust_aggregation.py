@@ -20,6 +20,8 @@ Differs the papers have one gradient of each client in a round. Steps and learni
         `shares: size`. Sets are limited by the agreed number of images a class.
 Reduces `mean`, `shares: size`, `rows: all` and a batch that holds all images: the server's own training, to rounding;
         for weights: the algorithm's own server, to rounding.
+        `score` is for attackers that know of the rule (attacks/evasion.py): ‖g_k − m‖ in medians of all clients', m the
+        median of every coordinate, at w_r; each of these rules counts what is far from the others for less.
 Cost    sets: `rows: all` steps × all images, `batch` as the server's training; K gradients in memory and the rule at
         every step. Weights: K models in memory.
 """
@@ -34,21 +36,25 @@ from functools import partial
 from typing import Any, ClassVar, Literal, cast
 
 import torch
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
 from defenses import aggregation_rules as rules
 from defenses.mean_gradients import mean_gradient, put_gradient
+from defenses.suspicion import median as middle
 from fedsim.config import Section
 from fedsim.data.images import Images
+from fedsim.distill.class_gradients import second_order
 from fedsim.federated.base import Algorithm, ServerState, Setting, Upload, network_with
 from fedsim.federated.defences import Sends
+from fedsim.federated.upload_rows import Rows
 from fedsim.models.execution import Runner
 from fedsim.models.functional import flatten, has_batch_norm, state, trainable_names, unflatten
 from fedsim.models.network import Network
 from fedsim.seeding import Streams
 from fedsim.training.train import TrainConfig, learning_rate, seen
-from fedsim.types import UserError
+from fedsim.types import Params, UserError
 
 UNFIT = {
     "scaffold": "it sends control variates beside weights, which are no ways of a client",
@@ -80,6 +86,7 @@ class RobustAggregation:
 
     Config = Config
     sends: ClassVar[Sends] = "any"
+    differentiable: ClassVar[bool] = True
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -102,6 +109,18 @@ class RobustAggregation:
         elif name in UNFIT:
             raise UserError(f"robust_aggregation: algorithm {name}: {UNFIT[name]}; valid: fedavg, fedprox, fedavgm, "
                             "fedadam, fedyogi")  # fmt: skip
+
+    def score(self, setting: Setting, weights: Params, uploads: Rows) -> Float[Tensor, "m"]:
+        """How far each client's gradient is from the others', 1 in the middle; differentiable in the rows' pixels."""
+        runner = Runner(network_with(setting, weights).train(), setting.execution)
+        places = uploads.owners.unique().tolist()
+        own = [uploads.take(uploads.owners == place) for place in places]
+        with torch.enable_grad():  # by the weights, whether or not the rows ask for one
+            found = [second_order(runner, one.inputs, one.targets) for one in own]
+        vectors = torch.stack([torch.cat([part.flatten() for part in one.values()]) for one in found])
+        away = (vectors - rules.median(vectors)).square().sum(1)
+        scores = away.new_full((len(uploads.clients),), torch.nan)
+        return scores.index_put((torch.tensor(places, device=away.device),), (away / middle(away)).sqrt())
 
     def aggregate(
         self, algorithm: Algorithm, setting: Setting, state: ServerState, uploads: Sequence[Upload], streams: Streams,

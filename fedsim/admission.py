@@ -11,7 +11,7 @@ from fedsim.distill.pool import radius_of
 from fedsim.federated.attackers import Scene, check_attackers
 from fedsim.federated.defences import check_aggregation, check_defences
 from fedsim.federated.faults import check_faults
-from fedsim.federated.upload_rows import Scoring
+from fedsim.federated.upload_rows import with_gradient
 from fedsim.models.functional import has_batch_norm
 from fedsim.schema import Distillation, FederatedRun
 from fedsim.types import UserError
@@ -58,9 +58,7 @@ def _check_adaptive(config: FederatedRun) -> None:
         known = getattr(chosen, "adaptive_to", None)
         if known is None or ":" in known or known in catalog.names("defense"):
             continue
-        every = {name: catalog.resolve("defense", name) for name in catalog.names("defense")}
-        made = {name: kind(kind.Config()) for name, kind in every.items()}
-        valid = [name for name, one in made.items() if isinstance(one, Scoring) and one.differentiable]
+        valid = with_gradient()
         raise UserError(
             f"attackers.{place}.adaptive_to: unknown defense '{known}'{catalog.suggest(known, valid)}; "
             f"valid: {', '.join(valid)}, whose score has a gradient"

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from fedsim import catalog
 from fedsim.data.synthetic import union
 from fedsim.data.weights import weighted
 from fedsim.federated.base import Setting, Upload, network_with
@@ -61,7 +62,7 @@ class Rows:
 
 @runtime_checkable
 class Scoring(Protocol):
-    """What the filters on synthetic images have in common."""
+    """What filters on synthetic images have in common, and offers who only counts some clients for less."""
 
     differentiable: ClassVar[bool]
     """Whether the score has a gradient in the rows' inputs, which an attacker that knows the filter can descend."""
@@ -69,6 +70,12 @@ class Scoring(Protocol):
     def score(self, setting: Setting, weights: Params, uploads: Rows) -> Float[Tensor, "m"]:
         """One number for each client, the higher the more suspicious; NaN where there is nothing to compare it with."""
         ...
+
+
+def with_gradient() -> list[str]:
+    """The catalog's defences whose score an attacker can descend."""
+    made = {name: (kind := catalog.resolve("defense", name))(kind.Config()) for name in catalog.names("defense")}
+    return [name for name, one in made.items() if isinstance(one, Scoring) and one.differentiable]
 
 
 def rows_of(setting: Setting, uploads: Sequence[Upload]) -> Rows:

@@ -28,6 +28,7 @@ from fedsim.federated.algorithms.fedopt import AdamConfig, FedAdam
 from fedsim.federated.algorithms.scaffold import Config as ScaffoldConfig
 from fedsim.federated.algorithms.scaffold import Scaffold
 from fedsim.federated.base import ServerState, Upload, network_with
+from fedsim.federated.upload_rows import rows_of
 from fedsim.models.execution import Runner
 from fedsim.models.functional import flatten, state, trainable_names
 from fedsim.seeding import Streams
@@ -55,6 +56,25 @@ def skewed() -> list[Upload]:
 def aggregated(config: Config, algorithm: Any, uploads: list[Upload]) -> tuple[ServerState, dict[str, float]]:
     here = reference.setting()
     return RobustAggregation(config).aggregate(algorithm, here, algorithm.init(here), uploads, Streams(7))
+
+
+def test_the_score_for_attackers_is_the_distance_from_the_median_gradient() -> None:
+    here, uploads = reference.setting(), skewed()
+    weights, defence = state(here.first_network()), RobustAggregation(Config())
+    rows = rows_of(here, [*uploads, reference.upload(9, (0, 0, 0, 0))])
+    rows = replace(rows, inputs=rows.inputs.requires_grad_())
+    network, vectors = network_with(here, weights), []
+    for place in range(5):
+        own = rows.take(rows.owners == place)
+        loss = F.cross_entropy(network(own.inputs), own.targets)
+        parts = torch.autograd.grad(loss, list(network.parameters()), create_graph=True)
+        vectors.append(torch.cat([part.flatten() for part in parts]))
+    away = torch.stack([(one - torch.stack(vectors).median(0).values).norm() for one in vectors])
+    expected, scores = away / away.median(), defence.score(here, weights, rows)
+    torch.testing.assert_close(scores[:5], expected, rtol=1e-4, atol=1e-6)
+    assert scores[5].isnan()  # who sent no image has no gradient
+    slope, literal = (torch.autograd.grad(one[3], rows.inputs, retain_graph=True)[0] for one in (scores, expected))
+    torch.testing.assert_close(slope, literal, rtol=1e-3, atol=1e-5 * float(literal.abs().max()))
 
 
 def test_what_filters_left_out_are_liars_that_were_found() -> None:
