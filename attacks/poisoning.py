@@ -34,8 +34,8 @@ class PoisoningConfig(SquareConfig):
     """Whether records are stamped at all. false: the trigger is made and the client is honest, which shows what such a
     trigger does to a model that was never poisoned."""
     adaptive_to: str | None = None
-    """A defence, at its defaults, whose score the attacker's images descend while they are condensed (evasion.py); null:
-    none."""
+    """A defence, at its defaults, whose score the attacker's images descend while they are condensed (evasion.py);
+    null: none."""
     penalty: float = Field(default=0.2, ge=0)
     """p: largest move of a pixel in the step against that score after each of the method's, in network-input units."""
     stand_ins: int = Field(default=3, ge=2)

@@ -7,6 +7,7 @@ seed 0; `chosen` reads it from the kept cells of the grid, so that nothing is ty
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -72,24 +73,57 @@ def digits_grids() -> dict[str, Trials]:
     }
 
 
-def grid_cells(grids: dict[str, Trials], config: str) -> list[Cell]:
-    """Every trial, seed 0, no control."""
-    words = ("seed=0", "controls.upload_real_subset=false")
-    return [
-        Cell(f"{name}-{trial}", "run", config, (*overrides, *words))
-        for name, found in grids.items()
-        for trial, overrides in found.items()
-    ]
+def grid_cells(grids: dict[str, Trials], config: str, group: str) -> list[Cell]:
+    """Every trial with seed 0, and, once they are kept, those that share the best place with two more; no control."""
+    cells = []
+    for name, found in grids.items():
+        places = [(trial, 0) for trial in found] + [
+            (trial, seed) for trial in tied(name, found, group) for seed in MORE
+        ]
+        cells += [
+            Cell(trial_cell(name, trial, seed), "run", config, (*found[trial], f"seed={seed}", "controls.upload_real_subset=false"))
+            for trial, seed in places
+        ]  # fmt: skip
+    return cells
+
+
+MORE = (1, 2)
+"""Seeds that decide between trials which are equal with seed 0: val holds few images."""
+
+
+def trial_cell(name: str, trial: str, seed: int) -> str:
+    """Where a trial is kept."""
+    return f"{name}-{trial}" + (f"-s{seed}" if seed else "")
+
+
+def scores(name: str, found: Iterable[str], group: str, seeds: Sequence[int] = (0,)) -> dict[str, float]:
+    """Accuracy on val after the last round, mean over the seeds, of every trial; empty where one is not kept."""
+    kept = {}
+    for trial in found:
+        paths = [RESULTS / group / trial_cell(name, trial, seed) / "result.json" for seed in seeds]
+        if not all(path.is_file() for path in paths):
+            return {}
+        kept[trial] = sum(json.loads(path.read_text())["accuracy_by_round"][-1] for path in paths) / len(paths)
+    return kept
+
+
+def tied(name: str, found: Iterable[str], group: str) -> list[str]:
+    """Trials that share the best place with seed 0; none where one has it alone, or one is not kept."""
+    first = scores(name, found, group)
+    best = [trial for trial, score in first.items() if score == max(first.values())]
+    return best if len(best) > 1 else []
 
 
 def chosen(grids: dict[str, Trials], group: str) -> dict[str, str]:
-    """The trial of each with the highest accuracy on val, of those whose whole grid is kept; the first of equals."""
+    """The trial of each with the highest accuracy on val, of those whose whole grid is kept.
+
+    Between equals the mean with two more seeds decides, once that is kept; the first of those that are equal still.
+    """
     best = {}
     for name, found in grids.items():
-        paths = {trial: RESULTS / group / f"{name}-{trial}" / "result.json" for trial in found}
-        if all(path.is_file() for path in paths.values()):
-            scores = {trial: json.loads(path.read_text())["accuracy_by_round"][-1] for trial, path in paths.items()}
-            best[name] = max(scores, key=lambda trial: scores[trial])
+        equal = tied(name, found, group)
+        if given := scores(name, equal, group, (0, *MORE)) if equal else scores(name, found, group):
+            best[name] = max(given, key=lambda trial: given[trial])
     return best
 
 
@@ -194,11 +228,11 @@ def groups() -> dict[str, list[Cell]]:
     some = {name: mnist[name] for name in ("fedavg", "fedprox", "feddm")}
     bound = BOUND.format(3, 64)
     return {
-        "digits_federated_grid": grid_cells(digits, DIGITS),
+        "digits_federated_grid": grid_cells(digits, DIGITS, "digits_federated_grid"),
         "digits_federated": compared(digits, DIGITS, (), range(5), BOUND.format(15, 32)),
         "digits_federated_skewed": compared(digits, DIGITS, skewed, range(5), BOUND.format(15, 32)),
         "digits_fedmk_ablations": ablations(),
-        "mnist_fedmk_grid": grid_cells(two_classes(FEDMK_ON_MNIST), MNIST),
+        "mnist_fedmk_grid": grid_cells(two_classes(FEDMK_ON_MNIST), MNIST, "mnist_fedmk_grid"),
         "mnist_federated": compared(mnist, MNIST, (), range(3), bound) + fedmk_on_mnist(()),
         "mnist_federated_two_classes": compared(some, MNIST, TWO, range(3), bound) + fedmk_on_mnist(TWO),
         "mnist_private": private_cells.cells(),

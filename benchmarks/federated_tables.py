@@ -6,8 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from federated_cells import Trials, chosen, digits_grids
-from result_tables import ROOT, cells, interval, not_run, percent, source, spread, table
+from federated_cells import MORE, Trials, chosen, digits_grids, scores, tied, trial_cell
+from private_cells import RATES
+from result_tables import ROOT, cells, interval, machine, not_run, percent, source, spread, table
 
 from fedsim.training.intervals import mean_ci
 
@@ -37,6 +38,11 @@ def mean(results: Sequence[dict[str, Any]], name: str, unit: float) -> str:
     return f"{sum(one[name] for one in results) / len(results) / unit:.3g}"
 
 
+def seconds(results: Sequence[dict[str, Any]]) -> str:
+    """Mean seconds of a run; nothing where its seeds ran on several machines."""
+    return mean(results, "wall_seconds", 1) if len({machine(one) for one in results}) == 1 else ""
+
+
 def control(results: Sequence[dict[str, Any]], name: str) -> str:
     """Mean and interval of a control's accuracy, where it was run."""
     points = [one["controls"][name]["accuracy"] for one in results if name in one["controls"]]
@@ -59,7 +65,7 @@ def comparison(title: str, group: str, note: str) -> str:
             paired(seeds, grouped["fedavg"]) if name != "fedavg" and "fedavg" in grouped else "",
             control(results, "upload_real_subset"), str(results[0]["rounds"]),
             mean(results, "uplink_bytes", 1e6), mean(results, "downlink_bytes", 1e6),
-            mean(results, "client_flops", 1e9), mean(results, "server_flops", 1e9), mean(results, "wall_seconds", 1),
+            mean(results, "client_flops", 1e9), mean(results, "server_flops", 1e9), seconds(results),
         ])  # fmt: skip
     header = [
         "algorithm", "test %", "seeds", "less FedAvg, points", "real subset %", "rounds", "up MB", "down MB",
@@ -72,17 +78,24 @@ def comparison(title: str, group: str, note: str) -> str:
 
 
 def grids(title: str, group: str, note: str, asked: dict[str, Trials] | None = None) -> str:
-    """Four trials of every algorithm (default: the digits'), val after the last round of seed 0; the chosen one in bold."""
+    """Four trials of every algorithm (default: the digits'), val after the last round of seed 0; the chosen one in bold.
+
+    Of those that are equal the mean of three seeds stands behind it.
+    """
     asked = asked or digits_grids()
     found, best = cells(group), chosen(asked, group)
     if not found:
         return not_run(title, group, note)
     rows = []
     for name, trials in asked.items():
-        kept = {trial: found[f"{name}-{trial}"] for trial in trials if f"{name}-{trial}" in found}
-        shown = [f"{trial}: {percent(result['accuracy_by_round'][-1])}" for trial, result in kept.items()]
-        marked = [f"**{text}**" if trial == best.get(name) else text for trial, text in zip(kept, shown, strict=True)]
-        rows.append([f"`{name}`", " · ".join(marked)])
+        more = scores(name, tied(name, trials, group), group, (0, *MORE))
+        shown = []
+        for trial in trials:
+            if (cell := trial_cell(name, trial, 0)) in found:
+                text = f"{trial}: {percent(last(found[cell]))}"
+                text += f" (three seeds: {percent(more[trial])})" if trial in more else ""
+                shown.append(f"**{text}**" if trial == best.get(name) else text)
+        rows.append([f"`{name}`", " · ".join(shown)])
     return "\n\n".join([f"## {title}", note, table(["algorithm", "val %"], rows), source(group, found)]) + "\n"
 
 
@@ -115,13 +128,38 @@ def ablations(title: str, group: str, note: str) -> str:
     return "\n\n".join([f"## {title}", note, table(header, rows), said, source(group, found)]) + "\n"
 
 
+DP_FEDAVG = "dp_fedavg_"
+"""What the names of its trials begin with: dp_fedavg_epsE_rROUNDS_lrRATE-s0."""
+
+
+def last(result: dict[str, Any]) -> float:
+    """Accuracy on val after the last round."""
+    return result["accuracy_by_round"][-1]
+
+
+def best_on_val(trials: Results) -> set[str]:
+    """Of every ε and number of rounds the trial that is best on val; none while one of them is missing."""
+    groups: dict[str, list[str]] = {}
+    for name in trials:
+        groups.setdefault(name.partition("_lr")[0], []).append(name)
+    whole = [names for names in groups.values() if len(names) == len(RATES)]
+    return {max(names, key=lambda name: last(trials[name])) for names in whole}
+
+
 def private(title: str, group: str, note: str) -> str:
-    """A row for each mechanism and ε: accuracy, the control at equal ε, and the paired difference."""
+    """A row for each mechanism and ε: accuracy, the control at equal ε, and the paired difference.
+
+    Of DP-FedAvg's trials one for each number of rounds, chosen on val; all their accuracies on val are listed below.
+    """
     found = cells(group)
     if not found:
         return not_run(title, group, note)
+    trials = {name: result for name, result in found.items() if name.startswith(DP_FEDAVG)}
+    best = best_on_val(trials)
     rows = []
-    for name, seeds in by_name(found).items():
+    for name, seeds in by_name(
+        {name: one for name, one in found.items() if name not in trials or name in best}
+    ).items():
         results = list(seeds.values())
         means = {
             seed: one["controls"]["noisy_class_means"]
@@ -133,9 +171,16 @@ def private(title: str, group: str, note: str) -> str:
             name, f"{max(epsilons):.3g}" if None not in epsilons else "∞",
             interval([one["accuracy"] for one in results]), str(len(results)),
             control(results, "noisy_class_means"), paired(seeds, means), control(results, "upload_real_subset"),
-            str(results[0]["rounds"]), mean(results, "uplink_bytes", 1e6), mean(results, "wall_seconds", 1),
+            str(results[0]["rounds"]), mean(results, "uplink_bytes", 1e6), seconds(results),
         ])  # fmt: skip
     header = [
         "run", "ε", "test %", "seeds", "noisy class means %", "less these, points", "real subset %", "rounds", "up MB", "s",
     ]  # fmt: skip
-    return "\n\n".join([f"## {title}", note, table(header, rows), source(group, found)]) + "\n"
+    on_val = [
+        f"{name.removeprefix(DP_FEDAVG).removesuffix('-s0')}: {percent(last(one))}" for name, one in trials.items()
+    ]
+    said = f"DP-FedAvg's trials on val, seed 0: {' · '.join(on_val)}." if trials else ""
+    return (
+        "\n\n".join(part for part in [f"## {title}", note, table(header, rows), said, source(group, found)] if part)
+        + "\n"
+    )

@@ -216,9 +216,14 @@ def revisions(found: Iterable[Mapping[str, Any] | None]) -> str:
     }))  # fmt: skip
 
 
+def machine(cell: Mapping[str, Any]) -> str:
+    """What a kept cell ran on."""
+    facts = cell["manifest"]
+    return f"{facts['cores']} cores, {facts['processor']}, {facts['device']}, torch {facts['versions']['torch']}"
+
+
 def source(group: str, found: dict[str, dict[str, Any]]) -> str:
-    """Command, commits and machine behind a table."""
-    first = next(iter(found.values()))["manifest"]
+    """Command, commits and machines behind a table."""
     commits = revisions(cell["manifest"]["git"] for cell in found.values() if cell["manifest"]["git"])
-    machine = f"{first['cores']} cores, {first['processor']}, {first['device']}, torch {first['versions']['torch']}"
-    return f"`python benchmarks/cells.py {group}` · commit {commits} · {machine}"
+    machines = sorted({machine(cell) for cell in found.values()})
+    return f"`python benchmarks/cells.py {group}` · commit {commits} · {'; '.join(machines)}"

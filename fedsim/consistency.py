@@ -124,6 +124,9 @@ def _check_private(config: Any) -> None:
     """Refuse what would release more than is accounted for."""
     if config.budgets.name != "uniform":
         raise UserError(f"budgets: got {config.budgets.name}; under privacy every client does the same: leave it out")
+    if least := getattr(config.partition, "min_class", 0):
+        raise UserError(f"partition.min_class: got {least}; it withholds a client's records of a class by their exact "
+                        "number, and one record more would release all; valid under privacy: 0")  # fmt: skip
     agreed: Any = config.privacy
     norm = getattr(config.model, "norm", None)
     private.check(agreed, config.algorithm.name, config.method, norm, config.rounds)

@@ -221,7 +221,7 @@ def _warn_small(terminal: Terminal, parts: Parts) -> None:
         terminal.say(
             f"warning: {len(small)} client-class cells hold at most 10 real images per synthetic one (smallest: client "
             f"{client}, class {parts.dataset.classes[label]}, {count}); there the upload can show its images whatever "
-            "the start. partition.min_class withholds such cells"
+            "the start" + (". partition.min_class withholds such cells" if parts.privacy is None else "")
         )
 
 

@@ -60,18 +60,25 @@ def holdings(parts: Parts) -> list[Int64[Tensor, "k"]]:
     return [torch.bincount(labels[torch.from_numpy(held)], minlength=classes) for held in parts.split.client]
 
 
+def beside(parts: Parts, counts: Sequence[Int64[Tensor, "k"]]) -> float:
+    """Operations of the server's round in networks that are not the run's, where its algorithm has some."""
+    told = getattr(parts.algorithm(), "flops_beside", None)
+    return told(parts.dataset.image_shape, counts) if told is not None else 0.0
+
+
 def round_flops(parts: Parts) -> Flops:
     """Operations of a round that these clients answer: theirs together, and the server's.
 
     What a failed or rejected client computed is not known and does not count.
     """
-    passes = passes_of(parts, holdings(parts))
+    counts = holdings(parts)
+    passes = passes_of(parts, counts)
     network = parts.fresh()(parts.streams.generator("template"))
     each = flops_per_image(network, parts.dataset.image_shape)
 
     def flops(clients: Sequence[int]) -> tuple[float, float]:
         theirs, server = passes(clients)
-        return theirs.flops(each), server.flops(each)
+        return theirs.flops(each), server.flops(each) + beside(parts, [counts[client] for client in clients])
 
     return flops
 

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedsim.config import Section
+from fedsim.data.probabilities import one_hot
 
 
 class DataConfig(Section):
@@ -73,6 +74,12 @@ class Images:
     def counts(self, num_classes: int) -> Int64[Tensor, "k"]:
         """Images of each class."""
         return torch.bincount(self.labels, minlength=num_classes)
+
+
+def joined(images: Images, more: Images, num_classes: int) -> Images:
+    """Both; where the first have soft labels, the labels of the others become one-hot."""
+    soft = torch.cat([images.soft, one_hot(more.labels, num_classes)]) if images.soft is not None else None
+    return Images(torch.cat([images.pixels, more.pixels]), torch.cat([images.labels, more.labels]), soft)
 
 
 @dataclass(frozen=True)

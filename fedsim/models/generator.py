@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from fedsim.config import Section
 from fedsim.models.network import draw_uniform
@@ -31,6 +32,16 @@ class Config(Section):
     """Entries of z, standard normal."""
     width: int = Field(default=32, ge=1)
     """Channels of every layer between."""
+
+
+def flops_per_sample(config: Config, image_shape: tuple[int, int, int], num_classes: int) -> float:
+    """Operations of one forward pass of one image (a multiplication and an addition are two)."""
+    channels = (0.0,) * image_shape[0]
+    rng, device = torch.Generator(), torch.device("cpu")
+    generator = Generator.build(config, image_shape, num_classes, channels, tuple(1.0 for _ in channels), rng, device)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        generator.sample(torch.zeros(1, dtype=torch.int64), rng)
+    return float(counter.get_total_flops())
 
 
 class Generator(nn.Module):

@@ -68,6 +68,9 @@ TRAPS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
         ),
         "privacy.test_owner": ("test_whatever_is_exact_is_refused_in_one_line",),
         "distill.distribution.test_private_dm": ("test_images_per_class_do_not_tell_how_many_there_are",),
+        "federated.algorithms.test_private_feddm": (
+            "test_what_would_release_more_than_is_paid_is_refused_before_any_work",
+        ),
     }),
     "T9": ("numbers of images and losses in a client's reply [refusal]", {
         "federated.algorithms.test_private_feddm": (

@@ -42,8 +42,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedsim.config import Section
-from fedsim.data.images import Images
-from fedsim.data.probabilities import one_hot
+from fedsim.data.images import Images, joined
 from fedsim.data.synthetic import SyntheticSet, union
 from fedsim.distill.base import Distiller, Task
 from fedsim.distill.cost import Passes
@@ -51,7 +50,7 @@ from fedsim.federated.algorithms.feddm import FedDM, Sets
 from fedsim.federated.base import Broadcast, ClientView, ServerState, Setting, Upload, network_with
 from fedsim.models.functional import state as state_of
 from fedsim.models.generator import Config as Architecture
-from fedsim.models.generator import Generator
+from fedsim.models.generator import Generator, flops_per_sample
 from fedsim.models.network import Network
 from fedsim.seeding import Streams
 from fedsim.training.train import TrainConfig, accuracy
@@ -185,14 +184,29 @@ class FedMK(FedDM):
         config = self.settings.generator
         if config is None:
             return clients, server
-        classes = int((torch.stack(list(counts)).sum(0) > 0).sum()) if counts else 0
-        made = sum(int(one.clamp(max=self.method_config.ipc).sum()) for one in counts) * self.formation**2
+        made, classes = self._made(counts)
         judged = Passes(pixels=config.steps * min(config.batch, made))
         return clients, server + judged + Passes(training=self.train.epochs * config.pseudo * classes)
 
+    def flops_beside(self, image_shape: tuple[int, int, int], counts: Sequence[Tensor]) -> float:
+        """Operations of a round in the generator: a training step costs three forward passes, a pseudo sample one."""
+        config = self.settings.generator
+        if config is None or not counts:
+            return 0.0
+        made, held = self._made(counts)
+        samples = 3 * config.steps * min(config.batch, made) + config.pseudo * held
+        return samples * flops_per_sample(config, image_shape, len(counts[0]))
+
+    def _made(self, counts: Sequence[Tensor]) -> tuple[int, int]:
+        """Uploaded images, and their classes."""
+        images = sum(int(one.clamp(max=self.method_config.ipc).sum()) for one in counts) * self.formation**2
+        return images, int((torch.stack(list(counts)).sum(0) > 0).sum()) if counts else 0
+
     def _tasks(self, views: Sequence[ClientView], broadcast: Broadcast) -> list[Task]:
         """FedDM's, with the set to start from."""
-        given = received(views[0].setting, broadcast.extra)
+        extra, setting = broadcast.extra, views[0].setting
+        known = (setting.classes, setting.normalise.mean, setting.normalise.std)
+        given = SyntheticSet(extra["images"], extra["labels"], *known) if extra else None
         return [replace(task, given=given) for task in super()._tasks(views, broadcast)]
 
     def _pseudo(
@@ -213,8 +227,8 @@ class FedMK(FedDM):
             made = normalise.quantise(generator.sample(labels, rng))
             right = (judge(normalise(made)).argmax(1) == labels).double().mean()
         own = {f"generator.{name}": value.cpu() for name, value in state_of(generator).items()}
-        metrics = {"generator_loss": loss, "pseudo_images": float(len(labels)), "pseudo_right": float(right)}
-        return Images(made, labels).to(images.pixels.device), own, metrics
+        told = {"generator_loss": loss, "pseudo_images": float(len(labels)), "pseudo_right": float(right)}
+        return Images(made, labels).to(images.pixels.device), own, told
 
 
 def drawn(others: Sequence[int], rng: torch.Generator) -> int | None:
@@ -228,20 +242,6 @@ def sets_of(uploads: Sequence[Upload]) -> Params:
     owners = torch.tensor([one.client for one in uploads]).repeat_interleave(torch.tensor([len(one) for one in sets]))
     images, labels = torch.cat([one.images for one in sets]), torch.cat([one.labels for one in sets])
     return {"sets.images": images, "sets.labels": labels, "sets.client": owners}
-
-
-def received(setting: Setting, extra: Params) -> SyntheticSet | None:
-    """The set that a broadcast holds, if it holds one."""
-    if not extra:
-        return None
-    normalise = setting.normalise
-    return SyntheticSet(extra["images"], extra["labels"], setting.classes, normalise.mean, normalise.std)
-
-
-def joined(images: Images, pseudo: Images, num_classes: int) -> Images:
-    """Both; where the first have soft labels, the labels of the others become one-hot."""
-    soft = torch.cat([images.soft, one_hot(pseudo.labels, num_classes)]) if images.soft is not None else None
-    return Images(torch.cat([images.pixels, pseudo.pixels]), torch.cat([images.labels, pseudo.labels]), soft)
 
 
 def _below(memory: Params, prefix: str) -> Params:

@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from fedsim.data.images import Images
+from fedsim.data.images import Images, joined
+from fedsim.data.synthetic import union
 from fedsim.distill.cost import Passes
 from fedsim.distill.gradient.meta_knowledge import Config as MethodConfig
 from fedsim.distill.gradient.meta_knowledge import MetaKnowledge
 from fedsim.distill.networks import PerturbConfig
 from fedsim.federated.algorithms import fedmk
+from fedsim.federated.algorithms.feddm import Sets
 from fedsim.federated.algorithms.fedmk import Config, FedMK, GeneratorConfig
 from fedsim.federated.base import Algorithm, Broadcast, ServerState, Setting, Upload, network_with
 from fedsim.federated.blocks import Envelopes, read_broadcasts
@@ -21,6 +24,7 @@ from fedsim.models.generator import Generator
 from fedsim.seeding import Streams, stream
 from fedsim.training.train import TrainConfig, fit
 from fedsim.types import UserError
+from fedsim.workload import flops_per_image
 from tests.reference import fedavg as reference
 
 SERVER = TrainConfig(epochs=2, lr=0.05, batch_size=4)
@@ -155,13 +159,29 @@ def test_the_generator_goes_on_from_round_to_round() -> None:
 def test_soft_labels_of_uploads_make_those_of_pseudo_samples_one_hot() -> None:
     pixels, labels = torch.zeros((1, 1, 6, 6), dtype=torch.uint8), torch.tensor([2])
     soft = torch.tensor([[0.5, 0.1, 0.1, 0.3]])
-    found = fedmk.joined(Images(pixels, labels, soft), Images(pixels, labels), 4)
+    found = joined(Images(pixels, labels, soft), Images(pixels, labels), 4)
     assert found.soft is not None
     assert torch.equal(found.soft, torch.tensor([[0.5, 0.1, 0.1, 0.3], [0.0, 0.0, 1.0, 0.0]]))
-    assert fedmk.joined(Images(pixels, labels), Images(pixels, labels), 4).soft is None
+    assert joined(Images(pixels, labels), Images(pixels, labels), 4).soft is None
 
 
-def test_passes_are_feddms_and_the_generators() -> None:
+def test_the_generators_own_operations_are_counted() -> None:
+    """By the sums of its layers, beside what a counter sees while it learns and is asked for its samples."""
+    here, method = reference.setting(), algorithm()
+    before = method.init(here)
+    uploads = clients_part(method, here, before)
+    counts = [one.synthetic.counts() for one in uploads if one.synthetic is not None]
+    with FlopCounterMode(display=False) as counter:
+        method._pseudo(here, before, union(Sets(uploads)), Streams(7))
+    pixels = 4 * min(8, sum(int(one.sum()) for one in counts))
+    judged = 2 * pixels + 3 * 4  # forward and by the pixels while the generator learns; once the samples it makes
+    each = flops_per_image(here.first_network(), here.image_shape)
+    told = method.flops_beside(here.image_shape, counts)
+    assert told == pytest.approx(counter.get_total_flops() - judged * each, rel=0.1)
+    assert algorithm(generator=None).flops_beside(here.image_shape, counts) == 0
+
+
+def test_passes_are_feddms_and_the_judges() -> None:
     counts = [torch.tensor([5, 0, 1, 3]), torch.tensor([0, 4, 0, 2])]  # 9 synthetic images, four classes
     clients, server = algorithm().passes(counts)
     assert clients == algorithm().method.passes(counts[0]) + algorithm().method.passes(counts[1])

@@ -188,6 +188,7 @@ def test_a_client_without_images_is_asked_and_answers_like_any_other(tmp_path):
         ({"method": {"networks": {"refresh": 5}}}, "method.networks: under privacy"),
         ({"controls": {"upload_real_subset": True}}, "controls.upload_real_subset: got true"),
         ({"transcript": "none"}, "transcript: got none"),
+        ({"partition": {"min_class": 30}}, "partition.min_class: got 30; it withholds"),  # T8
         ({"privacy": {"delta": 1e-3}}, "delta: got 0.001"),  # T14
         ({"privacy": {"sigma": 1.0}}, "privacy: "),
         ({"privacy": {"target_epsilon": None}}, "privacy: "),
