@@ -131,6 +131,10 @@ def _check_private(config: Any) -> None:
     norm = getattr(config.model, "norm", None)
     private.check(agreed, config.algorithm.name, config.method, norm, config.rounds)
     check_delta(agreed.delta, agreed.public_bound)
+    local, unset = getattr(config.algorithm, "local", None), type(config.algorithm)()
+    if local is not None and local.batch_size not in (unset.local.batch_size, type(local)().batch_size):
+        raise UserError(f"algorithm.local.batch_size: got {local.batch_size}; under privacy its rate draws batches: "
+                        "leave it out")  # fmt: skip
     if config.controls.upload_real_subset:
         raise UserError("controls.upload_real_subset: got true; it releases real images; valid under privacy: false")
     if config.compute.precision not in ("auto", "float32"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -9,8 +10,11 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))  # its modules know one another by plain names
 
+import federated_cells
+from federated_cells import chosen, grid_cells
+from federated_tables import best_on_val, seconds
 from kept_parts import alike
-from result_tables import interval, revisions, spread
+from result_tables import interval, revisions, source, spread
 
 from fedsim.types import UserError
 
@@ -41,3 +45,41 @@ def test_parts_of_one_table_are_made_under_the_same_settings() -> None:
     assert alike("tickets", [ours, ours | {"seed": 5}], free=("seed",)) == ours
     with pytest.raises(UserError, match=r"tickets: kept parts of different settings \(bound, seed\)"):
         alike("tickets", [ours, ours, other])
+
+
+def test_a_table_names_every_machine_and_means_no_seconds_of_two() -> None:
+    facts = {"cores": 2, "processor": "x86_64", "device": "cpu", "versions": {"torch": "2.13"}, "git": None}
+    here = {"manifest": facts, "wall_seconds": 900.0}
+    there = {"manifest": facts | {"cores": 16, "device": "cuda"}, "wall_seconds": 80.0}
+    said = source("group", {"a-s0": here, "a-s1": there, "a-s2": here})
+    assert said.endswith("16 cores, x86_64, cuda, torch 2.13; 2 cores, x86_64, cpu, torch 2.13")
+    assert (seconds([here, here]), seconds([here, there])) == ("900", "")
+
+
+def test_equals_of_a_grid_are_decided_by_two_more_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(federated_cells, "RESULTS", tmp_path)
+    grids = {"clear": {"slow": ("lr=1",), "fast": ("lr=2",)}, "even": {"slow": ("lr=1",), "fast": ("lr=2",)}}
+
+    def keep(cell: str, *by_round: float) -> None:
+        (tmp_path / "grid" / cell).mkdir(parents=True)
+        (tmp_path / "grid" / cell / "result.json").write_text(json.dumps({"accuracy_by_round": by_round}))
+
+    def names() -> list[str]:
+        return [cell.name for cell in grid_cells(grids, "file.yaml", "grid")]
+
+    for cell, last in (("clear-slow", 0.8), ("clear-fast", 0.7), ("even-slow", 0.9)):
+        keep(cell, 0.1, last)
+    assert chosen(grids, "grid") == {"clear": "slow"}  # the other grid is not whole
+    assert names() == ["clear-slow", "clear-fast", "even-slow", "even-fast"]
+    keep("even-fast", 0.2, 0.9)
+    assert chosen(grids, "grid") == {"clear": "slow"}  # and now it is even
+    assert names()[4:] == ["even-slow-s1", "even-slow-s2", "even-fast-s1", "even-fast-s2"]
+    for cell, last in (("even-slow-s1", 0.6), ("even-slow-s2", 0.8), ("even-fast-s1", 0.9), ("even-fast-s2", 0.6)):
+        keep(cell, last)
+    assert chosen(grids, "grid") == {"clear": "slow", "even": "fast"}
+
+
+def test_of_every_number_of_rounds_one_trial_of_dp_fedavg_is_chosen_on_val() -> None:
+    val = {"eps1_r1_lr0.5": 0.3, "eps1_r1_lr2": 0.5, "eps1_r3_lr0.5": 0.9, "eps9_r1_lr0.5": 0.7, "eps9_r1_lr2": 0.6}
+    trials = {f"dp_fedavg_{name}-s0": {"accuracy_by_round": [0.99, last]} for name, last in val.items()}
+    assert best_on_val(trials) == {"dp_fedavg_eps1_r1_lr2-s0", "dp_fedavg_eps9_r1_lr0.5-s0"}  # r3 is not whole

@@ -17,6 +17,7 @@ Code    opacus 1.6 (Apache-2.0): its PRV and RDP accountants are called.
 Differs the central limit approximation of Gaussian DP for q < 1 is not offered: it lies below PRV in several cases that
         were computed. Where PRV cannot be computed the answer comes from RDP, which is larger, and says so. Replacement
         is accounted at q = 1 only: that a Poisson sample with z = σ/2 dominates it under composition is not shown.
+        PRV's error of ε is Opacus's 0.01, always added: for targets below about 0.1 noise is larger than it need be.
 Cost    q = 1: none. q < 1: a tenth of a second to some seconds for PRV, ten times that for `noise_for`.
 """
 

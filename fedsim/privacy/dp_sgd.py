@@ -17,7 +17,7 @@ Source  Abadi et al., "Deep Learning with Differential Privacy", CCS 2016, arXiv
 Code    opacus 1.6 (Apache-2.0): GradSampleModule (gradients of single records) and DPOptimizer (divisor, accumulation
         over pieces of a batch) are used; its clipping and noise, in float32, are replaced.
 Differs the divisor is public (opacus divides by the expected batch size of the data it is given); networks run as they
-        are written, whatever `compute` says; `local.batch_size` is not used; neither augmentation nor mixing.
+        are written, whatever `compute` says; `local.batch_size` is refused; neither augmentation nor mixing.
 Reduces C → ∞, σ → 0: SGD on the sum of the losses of a Poisson batch over L.
 Cost    T passes over q n_k records with one gradient each, `MOST` numbers of them in memory at once.
 """

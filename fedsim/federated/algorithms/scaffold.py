@@ -18,7 +18,8 @@ Code    none read.
 Differs y_i travels, not y_i − x. K is E epochs, so it depends on n_i. The step size may drop (`local.schedule`): K η_l
         is the sum of the steps' sizes. Buffers (batch norm) have no control variate and are averaged. Clients weigh the
         same whatever their n_i, as in the paper and other than in FedAvg. A client keeps c_i⁺ when it has made its
-        upload; if that is lost or refused, c misses a Δc_i.
+        upload; if that is lost or refused, c misses a Δc_i. Weight decay is part of option II's c_i⁺, which is read off
+        the way, and not of option I's, a gradient of the loss.
 Reduces K = 1 step of the whole batch and everyone every round, η_g = 1: gradient descent on the mean of the F_i.
 Cost    twice FedAvg's bytes both ways; option I costs a client one more pass over its images. The server holds four
         models; a client keeps one per round on disk, under `transcript: none` two in all.

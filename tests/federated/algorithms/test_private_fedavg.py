@@ -150,6 +150,7 @@ def test_a_client_without_images_takes_its_steps_like_any_other(tmp_path):
         ({}, {"algorithm": {"name": "fedprox"}}, "privacy: algorithm fedprox sends what is not accounted for"),
         ({}, {"model": {"name": "convnet", "norm": "batch"}}, "model.norm: got batch"),  # T6
         ({}, {"transcript": "none"}, "transcript: got none"),
+        ({}, {"algorithm": {"name": "fedavg", "local": {"batch_size": 7}}}, "algorithm.local.batch_size: got 7"),
         ({"delta": 1e-2}, {}, "delta: got 0.01"),  # T14
         ({}, {"controls": {"upload_real_subset": False, "noisy_class_means": True}}, "controls.noisy_class_means: got"),
     ],
