@@ -155,6 +155,8 @@ def report(
             f"{len(kept)} runs side by side need a page of their own; give --out FILE, such as compare.html"
         )
     target = out or kept[0] / "report.html"
+    if target.suffix not in ("", ".html", ".htm"):
+        raise UserError(f"--out {target}: a page is .html, a table one of {', '.join(FORMATS)}; give such a name")
     write_report(kept, target)
     _tell(said(others))
     print(target)  # noqa: T201

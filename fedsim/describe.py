@@ -42,8 +42,8 @@ def describe(name: str) -> str:
             "fedsim describe run, distill, sweep and audit all keys of a file"
         )
     kind = kinds[0]
-    module = importlib.import_module(catalog.place(kind, name).partition(":")[0])
     schema = catalog.resolve(kind, name).Config
+    module = importlib.import_module(catalog.place(kind, name).partition(":")[0])
     lines = [
         f"{kind} {name}   ({catalog.place(kind, name)})",
         "",

@@ -12,7 +12,8 @@ from fedsim.types import UserError
 
 
 class Loader(yaml.SafeLoader):
-    """YAML 1.1 as PyYAML reads it, but `1e-3` is a number, a date is text, and a repeated key is an error."""
+    """YAML 1.1 as PyYAML reads it, but `1e-3` is a number, a date is text, keys are as written (`on` is no true), and a
+    repeated key is an error, as is an integer that is not decimal."""
 
 
 class Dumper(yaml.SafeDumper):
@@ -31,15 +32,25 @@ for _side in (Loader, Dumper):
     )
 
 
+DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
+"""What YAML 1.1 reads otherwise is a trap: 010 is its 8, 1:30 its 90."""
+
+
 def _mapping(loader: Loader, node: yaml.MappingNode) -> dict[str, Any]:
     names = [key.value for key, _ in node.value]
     for index, (key, _) in enumerate(node.value):
         if key.value in names[:index]:
             raise ConstructorError(problem=f"key '{key.value}' is given twice", problem_mark=key.start_mark)
-    return {str(key): value for key, value in loader.construct_mapping(node, deep=True).items()}
+    loader.flatten_mapping(node)
+    if odd := [key for key, _ in node.value if not isinstance(key, yaml.ScalarNode) or not key.value]:
+        raise ConstructorError(problem="a key is no word", problem_mark=odd[0].start_mark)
+    return {key.value: loader.construct_object(value, deep=True) for key, value in node.value}
 
 
 def _integer(loader: Loader, node: yaml.ScalarNode) -> int:
+    if not DECIMAL.fullmatch(node.value):
+        raise ConstructorError(problem=f"{node.value} is no decimal integer (quote it where text is meant)",
+                               problem_mark=node.start_mark)  # fmt: skip
     number = loader.construct_yaml_int(node)
     if not -(2**63) <= number < 2**63:
         raise ConstructorError(problem="an integer has more than 64 bits", problem_mark=node.start_mark)

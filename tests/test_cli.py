@@ -158,6 +158,13 @@ def test_a_page_that_cannot_be_written(capsys, tmp_path, out):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+def test_a_page_has_the_name_of_one(capsys):
+    assert main(["run", "tiny.yaml", "rounds=1"]) == 0
+    assert main(["report", capsys.readouterr().out.splitlines()[-1], "--out", "x.pdf"]) == 2
+    assert capsys.readouterr().err.startswith("fedsim: --out x.pdf: a page is .html, a table one of .md")
+    assert not Path("x.pdf").exists()
+
+
 def test_several_runs_need_a_page_of_their_own(capsys, tmp_path):
     for seed in ("0", "1"):
         assert main(["run", "tiny.yaml", "rounds=1", f"seed={seed}"]) == 0

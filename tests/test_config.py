@@ -80,6 +80,7 @@ def test_numbers_as_scientists_write_them(text, value):
 
 def test_a_date_is_text_and_aliases_and_merge_keys_work():
     assert parse_yaml("2024-01-01", "test") == "2024-01-01"
+    assert parse_yaml("{on: yes, 7: -3}", "test") == {"on": True, "7": -3}  # a row may be called so
     assert parse_yaml("a: &x {b: 1, c: 2}\nd: {<<: *x, b: 3}", "test") == {"a": {"b": 1, "c": 2}, "d": {"b": 3, "c": 2}}
 
 
@@ -88,6 +89,14 @@ def test_a_date_is_text_and_aliases_and_merge_keys_work():
     [
         ("a: 1\nb: {c: 1, c: 2}", "test is not valid YAML: key 'c' is given twice (line 2, column 11)"),
         ("a: [1", "test is not valid YAML: expected ',' or ']'"),
+        (
+            "a: 010",
+            "test is not valid YAML: 010 is no decimal integer (quote it where text is meant) (line 1, column 4)",
+        ),
+        ("a: 1:30", "test is not valid YAML: 1:30 is no decimal integer"),
+        ("a: 0x10", "test is not valid YAML: 0x10 is no decimal integer"),
+        ('{"": 1}', "test is not valid YAML: a key is no word (line 1, column 2)"),
+        ("{[1]: 2}", "test is not valid YAML: a key is no word"),
         (f"a: {2**63}", "test is not valid YAML: an integer has more than 64 bits (line 1, column 4)"),
         ("!!python/object/apply:os.getcwd []", "test is not valid YAML: could not determine a constructor"),
         ("[" * 2000, "test is not valid YAML: "),

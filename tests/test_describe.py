@@ -82,3 +82,9 @@ def test_audit_is_a_section_and_a_file() -> None:
     assert "  rows = 16" in found
     assert "  publish_subset = true" in found
     assert describe("lira").startswith("attack lira")
+
+
+@pytest.mark.parametrize("name", ["nopkg.x:Y", ":X"])
+def test_a_part_of_ones_own_that_is_not_there(name: str) -> None:
+    with pytest.raises(UserError, match=r"^method '.*; give it as package\.module:Class"):
+        describe(name)

@@ -6,7 +6,6 @@ since its pixels cannot be known. Pickles are never opened: loading one can run 
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,7 @@ from torch import Tensor
 
 from fedsim.data import probabilities
 from fedsim.data.images import Dataset
-from fedsim.data.own import image_tensor
-from fedsim.data.split import one_line
+from fedsim.data.own import arrays_of, image_tensor
 from fedsim.data.synthetic import SyntheticSet
 from fedsim.data.transforms import Normalise
 from fedsim.types import UserError
@@ -72,16 +70,13 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise UserError(f"synthetic set {path} {what}; give a .safetensors or .npz file")
-    try:
-        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        reason = one_line(error) if zipfile.is_zipfile(path) else "it is no npz archive"
-        raise UserError(f"{path} cannot be read ({reason}); give a plain npz without Python objects") from error
+    arrays = arrays_of(path)
     missing = [key for key in ("images", "labels") if key not in arrays]
     if missing:
         there = ", ".join(arrays) or "nothing"
         raise UserError(f"{path} has no {' and no '.join(missing)} (it holds {there}); give arrays images and labels")
+    if flat := [key for key in ("images", "labels") if not arrays[key].ndim]:
+        raise UserError(f"{path}: {flat[0]} is a single number; give arrays images and labels")
     if len(arrays["images"]) == 0:
         raise UserError(f"{path}: images is empty; give at least one image")
     return arrays

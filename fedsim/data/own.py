@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -131,22 +132,33 @@ class ImageFolder:
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    """The arrays by name; nothing pickled is loaded."""
+    """The arrays of a data set by name."""
     if not path.is_file():
         raise UserError(f"data.path {path} is not a file; give an npz with {', '.join(_KEYS)}")
+    arrays = arrays_of(path, (*_KEYS, "classes"))
+    if missing := [key for key in _KEYS if key not in arrays]:
+        raise UserError(f"{path} has no {', '.join(missing)}; give {', '.join(_KEYS)} and optionally classes")
+    return arrays
+
+
+_DAMAGED = (zipfile.BadZipFile, zlib.error)
+
+
+def arrays_of(path: Path, keys: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """Arrays of an npz file by name, all or those of `keys` that are there; nothing pickled is loaded.
+
+    Raises `UserError` for a file that is damaged, is no npz or holds something else.
+    """
     try:
         with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
-            missing = [key for key in _KEYS if key not in file]
-            arrays = {key: file[key] for key in (*_KEYS, "classes") if key in file}
-    except (OSError, ValueError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(
-            f"{path} cannot be read ({one_line(error)}); give a plain npz without Python objects"
-        ) from error
-    if missing:
-        raise UserError(f"{path} has no {', '.join(missing)}; give {', '.join(_KEYS)} and optionally classes")
-    foreign = [key for key, value in arrays.items() if not isinstance(value, np.ndarray)]
-    if foreign:
-        raise UserError(f"{path}: {foreign[0]} is not an array; write the file with numpy.savez")
+            arrays = {key: file[key] for key in file.files if keys is None or key in keys}
+    except (OSError, ValueError, TypeError, AttributeError, EOFError, RuntimeError, *_DAMAGED) as error:
+        plain = isinstance(error, PermissionError) or zipfile.is_zipfile(path)
+        reason = one_line(error) if plain else "it is no npz archive"
+        raise UserError(f"{path} cannot be read ({reason}); give a plain npz without Python objects") from error
+    for key, value in arrays.items():
+        if not isinstance(value, np.ndarray):
+            raise UserError(f"{path}: {key} is not an array; write the file with numpy.savez")
     return arrays
 
 

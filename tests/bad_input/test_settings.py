@@ -81,7 +81,7 @@ OVERRIDES: dict[str, tuple[str, list[str]]] = {
     "impossible_date": ("seed=2024-99-99", ["seed", "2024-99-99", "integer"]),
     "adaptive_to_what_is_not_there": (
         "attackers=[{name:_naive,_clients:_[1],_size:_2,_adaptive_to:_bogus}]",
-        ["attackers.0.adaptive_to: unknown defense 'bogus'; valid: upload_checks, spectral_signatures, whose score"],
+        ["attackers.0.adaptive_to: unknown defense 'bogus'; valid: upload_checks, spectral_signatures"],
     ),
     "unknown_data": ("data=digit", ["data.name", "'digit'", "did you mean 'digits'", "image_folder"]),
     "unknown_model": ("model=convnett", ["model.name", "did you mean 'convnet'", "mlp"]),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 from pathlib import Path
 
@@ -92,6 +93,10 @@ def test_runs_on_other_terms_are_called_incomparable(tmp_path: Path) -> None:
 def test_a_run_without_result_or_data_is_still_a_page(tmp_path: Path) -> None:
     path = write_run(tmp_path, done=False)
     assert "80.0% on val after round 2 of 2" in page(path).text
+    rounds = [json.loads(line) for line in (path / "rounds.jsonl").read_text().splitlines()]
+    rounds[-1]["metrics"] = {}  # nobody answered in the round in which the run failed
+    (path / "rounds.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rounds))
+    assert "on val after round 1 of 2" in page(path).text
     for file in (
         *path.glob("checkpoints/*"),
         path / "manifest.json",
