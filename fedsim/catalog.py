@@ -127,9 +127,20 @@ CATALOG: dict[str, dict[str, str]] = {
 }
 
 OFFERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "data": (("load",), ("val",)),
+    "partition": (("__call__",), ("clients",)),
+    "model": (("embed", "forward"), ()),
     "method": (("prepare", "init", "step", "result", "passes"), ("ipc", "iterations")),
+    "networks": (("prepare", "draw"), ()),
+    "algorithm": (("init", "broadcast", "client", "server", "passes", "work", "budget", "uploaded"), ()),
+    "trace": (("available", "check"), ()),
+    "budgets": (("scales",), ()),
+    "attacker": (("check", "client"), ("clients", "target")),
+    "attack": (("run", "evaluate"), ()),
 }
 """What a class of one kind must have, and its settings besides `name`; asked of a user's own part."""
+EITHER = {"defense": ("inspect", "aggregate"), "engine": ("run", "launch")}
+"""One of these it must have."""
 
 
 def names(kind: str) -> list[str]:
@@ -183,6 +194,9 @@ def _check_own(kind: str, name: str, found: Any) -> None:
             f"{kind} '{name}': its Config has no field {', '.join(without)}; a {kind} has {', '.join(settings)}"
         )
     lacking = [word for word in methods if not callable(getattr(found, word, None))]
+    either = EITHER.get(kind, ())
+    if either and not any(callable(getattr(found, word, None)) for word in either):
+        raise UserError(f"{kind} '{name}' has no function {' or '.join(either)}; a {kind} has one of them")
     if lacking:
         raise UserError(f"{kind} '{name}' has no function {', '.join(lacking)}; a {kind} has {', '.join(methods)}")
 

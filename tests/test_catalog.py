@@ -145,3 +145,41 @@ def test_suggestions_are_close_or_absent():
     assert catalog.suggest("widht", ["depth", "width"]) == " (did you mean 'width'?)"
     assert catalog.suggest("x", ["depth", "width"]) == ""
     assert catalog.suggest("x", []) == ""
+
+
+EVERY = [(kind, name) for kind in catalog.OFFERS for name in catalog.names(kind)]
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERY)
+def test_what_is_asked_of_a_part_of_ones_own_all_of_ours_have(kind: str, name: str) -> None:
+    found = catalog.resolve(kind, name)
+    methods, settings = catalog.OFFERS[kind]
+    assert [word for word in methods if not callable(getattr(found, word, None))] == []
+    assert [word for word in settings if word not in found.Config.model_fields] == []
+
+
+@pytest.mark.parametrize("kind", catalog.EITHER)
+def test_of_what_can_be_either_all_of_ours_are_one(kind: str) -> None:
+    for name in catalog.names(kind):
+        assert any(callable(getattr(catalog.resolve(kind, name), word, None)) for word in catalog.EITHER[kind])
+
+
+class Named(Section):
+    """Settings of nothing."""
+
+    name: str = "nothing"
+
+
+class Nothing:
+    """A part that does nothing."""
+
+    Config = Named
+
+
+@pytest.mark.parametrize("kind", [*catalog.OFFERS, *catalog.EITHER])
+def test_a_part_of_ones_own_that_does_nothing_is_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("my_package_of_tests")
+    module.Nothing = Nothing  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "my_package_of_tests", module)
+    with pytest.raises(UserError, match=rf"^{kind} 'my_package_of_tests:Nothing'.* has no (function|field)"):
+        catalog.resolve(kind, "my_package_of_tests:Nothing")
