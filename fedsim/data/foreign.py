@@ -14,7 +14,8 @@ from torch import Tensor
 
 from fedsim.data import probabilities
 from fedsim.data.images import Dataset
-from fedsim.data.own import arrays_of, image_tensor
+from fedsim.data.npz import arrays_of
+from fedsim.data.own import image_tensor
 from fedsim.data.synthetic import SyntheticSet
 from fedsim.data.transforms import Normalise
 from fedsim.types import UserError

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import struct
-import zipfile
-import zlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedsim.data.images import DataConfig, Dataset, Images
+from fedsim.data.npz import arrays_of
 from fedsim.data.split import one_line, stratified
 from fedsim.seeding import numpy_stream
 from fedsim.types import UserError
@@ -138,27 +136,6 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     arrays = arrays_of(path, (*_KEYS, "classes"))
     if missing := [key for key in _KEYS if key not in arrays]:
         raise UserError(f"{path} has no {', '.join(missing)}; give {', '.join(_KEYS)} and optionally classes")
-    return arrays
-
-
-_DAMAGED = (zipfile.BadZipFile, zlib.error)
-
-
-def arrays_of(path: Path, keys: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-    """Arrays of an npz file by name, all or those of `keys` that are there; nothing pickled is loaded.
-
-    Raises `UserError` for a file that is damaged, is no npz or holds something else.
-    """
-    try:
-        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files if keys is None or key in keys}
-    except (OSError, ValueError, TypeError, AttributeError, EOFError, RuntimeError, *_DAMAGED) as error:
-        plain = isinstance(error, PermissionError) or zipfile.is_zipfile(path)
-        reason = one_line(error) if plain else "it is no npz archive"
-        raise UserError(f"{path} cannot be read ({reason}); give a plain npz without Python objects") from error
-    for key, value in arrays.items():
-        if not isinstance(value, np.ndarray):
-            raise UserError(f"{path}: {key} is not an array; write the file with numpy.savez")
     return arrays
 
 
