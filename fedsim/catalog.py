@@ -184,21 +184,21 @@ def _check_own(kind: str, name: str, found: Any) -> None:
     """Refuse a user's part that lacks what every part of its kind has."""
     methods, settings = OFFERS.get(kind, ((), ()))
     if not hasattr(found, "Config"):
-        raise UserError(f"{kind} '{name}' has no attribute Config; a {kind} carries its settings as Class.Config")
+        raise UserError(f"{kind} '{name}' has no attribute Config; every {kind} carries its settings as Class.Config")
     if not hasattr(found.Config, "model_fields"):
         raise UserError(f"{kind} '{name}': its Config is no section of settings; derive it from fedsim.config.Section")
     settings = ("name", *settings)
     without = [word for word in settings if word not in found.Config.model_fields]
     if without:
         raise UserError(
-            f"{kind} '{name}': its Config has no field {', '.join(without)}; a {kind} has {', '.join(settings)}"
+            f"{kind} '{name}': its Config has no field {', '.join(without)}; every {kind} has {', '.join(settings)}"
         )
     lacking = [word for word in methods if not callable(getattr(found, word, None))]
     either = EITHER.get(kind, ())
     if either and not any(callable(getattr(found, word, None)) for word in either):
-        raise UserError(f"{kind} '{name}' has no function {' or '.join(either)}; a {kind} has one of them")
+        raise UserError(f"{kind} '{name}' has no function {' or '.join(either)}; every {kind} has one of them")
     if lacking:
-        raise UserError(f"{kind} '{name}' has no function {', '.join(lacking)}; a {kind} has {', '.join(methods)}")
+        raise UserError(f"{kind} '{name}' has no function {', '.join(lacking)}; every {kind} has {', '.join(methods)}")
 
 
 def suggest(word: str, valid: Any) -> str:

@@ -83,11 +83,11 @@ class NoName(Section):
     ("given", "line"),
     [
         ({"Config": int}, "its Config is no section of settings; derive it from fedsim.config.Section"),
-        ({"Config": NoName}, "its Config has no field name; a method has name, ipc, iterations"),
-        ({"Config": Section}, "its Config has no field name, ipc, iterations; a method has name, ipc, iterations"),
+        ({"Config": NoName}, "its Config has no field name; every method has name, ipc, iterations"),
+        ({"Config": Section}, "its Config has no field name, ipc, iterations; every method has name, ipc, iterations"),
         (
             {"Config": Settings, "prepare": len, "init": len, "result": len},
-            "has no function step, passes; a method has prepare, init, step, result, passes",
+            "has no function step, passes; every method has prepare, init, step, result, passes",
         ),
     ],
 )

@@ -92,7 +92,10 @@ OVERRIDES: dict[str, tuple[str, list[str]]] = {
     "own_part_that_is_not_there": ("model=nosuch.module:X", ["nosuch.module:X", "package.module:Class"]),
     "own_part_without_config": ("model=os:path", ["os:path", "Config"]),
     "own_part_without_module": ("model=.x:Y", [".x:Y", "package.module:Class"]),
-    "algorithm_that_is_none": ("algorithm=fedsim.models.mlp:MLP", ["method_defaults", "fedsim.models.mlp:MLP"]),
+    "algorithm_that_is_none": (
+        "algorithm=fedsim.models.mlp:MLP",
+        ["has no function init, broadcast", "fedsim.models.mlp:MLP"],
+    ),
     "npz_without_path": ("data=npz", ["data.path", "required"]),
     "npz_not_there": ("data=npz data.path=nowhere.npz", ["nowhere.npz", "x_train"]),
     "image_folder_not_there": ("data=image_folder data.path=nowhere", ["nowhere", "train/CLASS/"]),
