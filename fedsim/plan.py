@@ -18,7 +18,7 @@ from fedsim.federated.messages import payload_bytes, write_broadcast
 from fedsim.federated.wire import as_received, encode
 from fedsim.models.network import Network
 from fedsim.schema import Experiment, FederatedRun
-from fedsim.workload import beside, central, federated, flops_per_image, holdings, settled
+from fedsim.workload import central, federated, flops_per_image, holdings, other_networks, settled
 
 
 def plan(config: Experiment) -> str:
@@ -60,7 +60,7 @@ def run_seconds(parts: Parts) -> float:
     config = parts.config
     assert isinstance(config, FederatedRun)
     clients, server = (_seconds(passes, forward, backward) for passes in federated(parts))
-    return config.rounds * (clients + server + _beside(parts, forward))
+    return config.rounds * (clients + server + _other_networks(parts, forward))
 
 
 def seconds_of(passes: Passes, parts: Parts) -> float:
@@ -84,7 +84,7 @@ def _federated(parts: Parts, config: FederatedRun, forward: float, backward: flo
         soft = 2 * parts.dataset.num_classes if learns_labels(config.method) else 0
         up = images * (parts.dataset.train.pixels[0].numel() * config.wire.pixel_bytes + 8 + soft)
     all_clients, server = (_seconds(passes, forward, backward) for passes in federated(parts))
-    server += _beside(parts, forward)
+    server += _other_networks(parts, forward)
     workers = min(max(1, config.compute.workers), node_count(len(clients), config.participation.per_node))
     wall = config.rounds * share * (all_clients / workers + server)
     return [
@@ -106,10 +106,10 @@ def _seconds(passes: Passes, forward: float, backward: float) -> float:
     return passes.forward * forward + (passes.pixels + passes.training) * (forward + backward)
 
 
-def _beside(parts: Parts, forward: float) -> float:
+def _other_networks(parts: Parts, forward: float) -> float:
     """Seconds of a round in the server's other networks, at the pace of a forward pass of the run's."""
     network = parts.fresh()(parts.streams.generator("template"))
-    return beside(parts, holdings(parts)) / flops_per_image(network, parts.dataset.image_shape) * forward
+    return other_networks(parts, holdings(parts)) / flops_per_image(network, parts.dataset.image_shape) * forward
 
 
 def _pass_seconds(network: Network, parts: Parts) -> tuple[float, float]:

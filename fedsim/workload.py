@@ -60,10 +60,10 @@ def holdings(parts: Parts) -> list[Int64[Tensor, "k"]]:
     return [torch.bincount(labels[torch.from_numpy(held)], minlength=classes) for held in parts.split.client]
 
 
-def beside(parts: Parts, counts: Sequence[Int64[Tensor, "k"]]) -> float:
+def other_networks(parts: Parts, counts: Sequence[Int64[Tensor, "k"]]) -> float:
     """Operations of the server's round in networks that are not the run's, where its algorithm has some."""
-    told = getattr(parts.algorithm(), "flops_beside", None)
-    return told(parts.dataset.image_shape, counts) if told is not None else 0.0
+    flops = getattr(parts.algorithm(), "other_networks", None)
+    return flops(parts.dataset.image_shape, counts) if flops is not None else 0.0
 
 
 def round_flops(parts: Parts) -> Flops:
@@ -78,7 +78,7 @@ def round_flops(parts: Parts) -> Flops:
 
     def flops(clients: Sequence[int]) -> tuple[float, float]:
         theirs, server = passes(clients)
-        return theirs.flops(each), server.flops(each) + beside(parts, [counts[client] for client in clients])
+        return theirs.flops(each), server.flops(each) + other_networks(parts, [counts[client] for client in clients])
 
     return flops
 

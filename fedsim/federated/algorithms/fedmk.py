@@ -188,7 +188,7 @@ class FedMK(FedDM):
         judged = Passes(pixels=config.steps * min(config.batch, made))
         return clients, server + judged + Passes(training=self.train.epochs * config.pseudo * classes)
 
-    def flops_beside(self, image_shape: tuple[int, int, int], counts: Sequence[Tensor]) -> float:
+    def other_networks(self, image_shape: tuple[int, int, int], counts: Sequence[Tensor]) -> float:
         """Operations of a round in the generator: a training step costs three forward passes, a pseudo sample one."""
         config = self.settings.generator
         if config is None or not counts:
@@ -227,8 +227,8 @@ class FedMK(FedDM):
             made = normalise.quantise(generator.sample(labels, rng))
             right = (judge(normalise(made)).argmax(1) == labels).double().mean()
         own = {f"generator.{name}": value.cpu() for name, value in state_of(generator).items()}
-        told = {"generator_loss": loss, "pseudo_images": float(len(labels)), "pseudo_right": float(right)}
-        return Images(made, labels).to(images.pixels.device), own, told
+        metrics = {"generator_loss": loss, "pseudo_images": float(len(labels)), "pseudo_right": float(right)}
+        return Images(made, labels).to(images.pixels.device), own, metrics
 
 
 def drawn(others: Sequence[int], rng: torch.Generator) -> int | None:

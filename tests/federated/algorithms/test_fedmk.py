@@ -176,9 +176,9 @@ def test_the_generators_own_operations_are_counted() -> None:
     pixels = 4 * min(8, sum(int(one.sum()) for one in counts))
     judged = 2 * pixels + 3 * 4  # forward and by the pixels while the generator learns; once the samples it makes
     each = flops_per_image(here.first_network(), here.image_shape)
-    told = method.flops_beside(here.image_shape, counts)
+    told = method.other_networks(here.image_shape, counts)
     assert told == pytest.approx(counter.get_total_flops() - judged * each, rel=0.1)
-    assert algorithm(generator=None).flops_beside(here.image_shape, counts) == 0
+    assert algorithm(generator=None).other_networks(here.image_shape, counts) == 0
 
 
 def test_passes_are_feddms_and_the_judges() -> None:
